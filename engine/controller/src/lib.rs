@@ -1,0 +1,1 @@
+//! Issues network configurations and certificates; storage behind a small trait. Sans-I/O core.
