@@ -1,0 +1,63 @@
+//! A private planet inside network namespaces of this machine, and what can be measured in it.
+//!
+//! `hawser lab` shows it to people, the interop tests and bench-harness build their own worlds from the same parts. This
+//! room drives finished programs from outside, through their command line and real sockets; it knows nothing of how a
+//! gateway works inside.
+
+#![forbid(unsafe_code)]
+
+pub mod daemon;
+pub mod measure;
+pub mod netns;
+pub mod reference;
+pub mod run;
+
+/// What can go wrong while a world is built or measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process may not make namespaces.
+    #[error("{0}")]
+    Privilege(String),
+    /// A program of the host failed.
+    #[error("{command}: {reason}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Something did not happen in time.
+    #[error("{what} did not happen within {seconds} s{detail}")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        seconds: u64,
+        /// What was seen instead, if anything; begins with a separator.
+        detail: String,
+    },
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// Result of this room.
+pub type Result<T> = std::result::Result<T, Error>;
+
+pub(crate) trait IoContext<T> {
+    fn doing(self, what: impl Into<String>) -> Result<T>;
+}
+
+impl<T, E: Into<std::io::Error>> IoContext<T> for std::result::Result<T, E> {
+    fn doing(self, what: impl Into<String>) -> Result<T> {
+        self.map_err(|e| Error::Io { what: what.into(), source: e.into() })
+    }
+}

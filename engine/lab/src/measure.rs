@@ -1,0 +1,279 @@
+//! What a user would measure: echo round trips, a TCP transfer, CPU time of a process. Real sockets, called on a thread
+//! that is inside the namespace in question.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{IoContext, Result};
+
+/// Round trips of a run of ICMP echoes.
+#[derive(Debug)]
+pub struct Pings {
+    /// Echo requests sent.
+    pub sent: u64,
+    /// Distinct answers that came in time.
+    pub answered: u64,
+    /// Answers that came more than once.
+    pub duplicates: u64,
+    /// Round trips in microseconds.
+    pub us: Histogram<u64>,
+}
+
+impl Pings {
+    /// Requests without an answer.
+    pub fn lost(&self) -> u64 {
+        self.sent - self.answered
+    }
+
+    /// A percentile in milliseconds.
+    pub fn ms(&self, percentile: f64) -> f64 {
+        self.us.value_at_percentile(percentile) as f64 / 1000.0
+    }
+}
+
+/// How to ping: how often, how far apart, how large, and how long to wait for each answer.
+#[derive(Clone, Copy, Debug)]
+pub struct PingPlan {
+    /// Echo requests.
+    pub count: u64,
+    /// Time between two requests.
+    pub interval: Duration,
+    /// ICMP payload bytes, at least 16.
+    pub size: usize,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Stop at the first answer: the time to the first answer is what is asked for.
+    pub stop_at_first: bool,
+}
+
+impl Default for PingPlan {
+    fn default() -> PingPlan {
+        PingPlan {
+            count: 10,
+            interval: Duration::from_millis(20),
+            size: 56,
+            timeout: Duration::from_secs(2),
+            stop_at_first: false,
+        }
+    }
+}
+
+/// Sends ICMP or ICMPv6 echo requests to `to` and collects the answers.
+pub fn ping(to: IpAddr, plan: PingPlan) -> Result<Pings> {
+    let v6 = to.is_ipv6();
+    let (domain, protocol) = if v6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).doing("open an ICMP socket")?;
+    socket.connect(&SocketAddr::new(to, 0).into()).doing(format!("ping {to}"))?;
+    let id = std::process::id() as u16 ^ (Instant::now().elapsed().as_nanos() as u16);
+    let mut pings = Pings {
+        sent: 0,
+        answered: 0,
+        duplicates: 0,
+        us: Histogram::new(3).expect("three digits are a legal precision"),
+    };
+    let mut sent_at: Vec<Option<Instant>> = Vec::new();
+    let mut request = vec![0xa5u8; 8 + plan.size.max(16)];
+    let mut answer = vec![0u8; 65536];
+    let start = Instant::now();
+    loop {
+        let due = start + plan.interval * pings.sent as u32;
+        let more = pings.sent < plan.count;
+        if more && Instant::now() >= due {
+            echo_request(&mut request, v6, id, pings.sent as u16);
+            sent_at.push(Some(Instant::now()));
+            pings.sent += 1;
+            // No route or no neighbour yet is a lost packet, not an error.
+            let _ = socket.send(&request);
+            continue;
+        }
+        let end = if more { due } else { start + plan.interval * pings.sent.saturating_sub(1) as u32 + plan.timeout };
+        let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) else {
+            if more {
+                continue;
+            }
+            return Ok(pings);
+        };
+        socket.set_read_timeout(Some(left.max(Duration::from_micros(1)))).doing("set a timeout")?;
+        let Ok(n) = (&socket).read(&mut answer) else { continue };
+        let Some(sequence) = echo_answer(&answer[..n], v6, id) else { continue };
+        match sent_at.get_mut(usize::from(sequence)).map(Option::take) {
+            Some(Some(at)) => {
+                pings.answered += 1;
+                pings.us.saturating_record(at.elapsed().as_micros() as u64);
+                if plan.stop_at_first || pings.answered == plan.count {
+                    return Ok(pings);
+                }
+            }
+            Some(None) => pings.duplicates += 1,
+            None => {}
+        }
+    }
+}
+
+fn echo_request(packet: &mut [u8], v6: bool, id: u16, sequence: u16) {
+    packet[0] = if v6 { 128 } else { 8 };
+    packet[1] = 0;
+    packet[2..4].fill(0);
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    packet[6..8].copy_from_slice(&sequence.to_be_bytes());
+    if !v6 {
+        // The kernel computes ICMPv6 checksums itself.
+        let sum = internet_checksum(packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+fn echo_answer(packet: &[u8], v6: bool, id: u16) -> Option<u16> {
+    let icmp = if v6 { packet } else { packet.get(usize::from(packet.first()? & 15) * 4..)? };
+    let reply = if v6 { 129 } else { 0 };
+    (*icmp.first()? == reply && icmp.get(4..6)? == id.to_be_bytes()).then_some(())?;
+    Some(u16::from_be_bytes([*icmp.get(6)?, *icmp.get(7)?]))
+}
+
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], *c.get(1).unwrap_or(&0)]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// What a transfer moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// Payload bytes that arrived.
+    pub bytes: u64,
+    /// From the first byte to the last.
+    pub elapsed: Duration,
+    /// Segments the sender's kernel sent again.
+    pub retransmits: u64,
+}
+
+impl Transfer {
+    /// Payload bits that arrived per second.
+    pub fn bits_per_s(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// A TCP sink: accepts one connection on `at` and reads until the far end closes, adding to `received`.
+pub fn tcp_sink(at: SocketAddr, received: &AtomicU64, ready: &AtomicBool, stop: &AtomicBool) -> Result<Transfer> {
+    let listener = TcpListener::bind(at).doing(format!("listen on {at}"))?;
+    listener.set_nonblocking(true).doing("listen")?;
+    ready.store(true, Ordering::Release);
+    let mut stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(_) if stop.load(Ordering::Acquire) => return Err(crate::Error::Interrupted),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    stream.set_nonblocking(false).doing("receive")?;
+    stream.set_read_timeout(Some(Duration::from_millis(200))).doing("receive")?;
+    let (mut buffer, mut first, mut last, mut bytes) = (vec![0u8; 1 << 18], None, Instant::now(), 0u64);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                last = Instant::now();
+                first.get_or_insert(last);
+                bytes += n as u64;
+                received.fetch_add(n as u64, Ordering::Relaxed);
+            }
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                if stop.load(Ordering::Acquire) {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    Ok(Transfer { bytes, elapsed: first.map_or(Duration::ZERO, |f| last - f), retransmits: 0 })
+}
+
+/// A TCP source: connects to `to` and writes for `duration` or until `stop`; answers the retransmissions it caused.
+pub fn tcp_source(to: SocketAddr, duration: Duration, stop: &AtomicBool) -> Result<u64> {
+    let before = retransmitted_segments();
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).doing(format!("connect to {to}"))?;
+    stream.set_write_timeout(Some(Duration::from_millis(200))).doing("send")?;
+    let buffer = vec![0x5au8; 1 << 17];
+    let end = Instant::now() + duration;
+    while Instant::now() < end && !stop.load(Ordering::Acquire) {
+        match stream.write(&buffer) {
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(retransmitted_segments().saturating_sub(before))
+}
+
+/// TCP segments retransmitted so far in the calling thread's namespace.
+fn retransmitted_segments() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default();
+    let mut tcp = text.lines().filter(|l| l.starts_with("Tcp:"));
+    let (Some(names), Some(values)) = (tcp.next(), tcp.next()) else { return 0 };
+    names
+        .split_whitespace()
+        .zip(values.split_whitespace())
+        .find(|(name, _)| *name == "RetransSegs")
+        .and_then(|(_, v)| v.parse().ok())
+        .unwrap_or(0)
+}
+
+/// User and system CPU time that process `pid` has used so far.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the last ')' the fields are separated by single blanks; utime and stime are the 12th and 13th of them.
+    let mut fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11);
+    let mut ticks = || fields.next().and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    Duration::from_millis((ticks() + ticks()) * 10)
+}
+
+/// Most memory that process `pid` ever had resident, in KiB.
+pub fn peak_rss_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .and_then(|v| v.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Sends UDP datagrams of `size` payload bytes to `to` as fast as the socket takes them; answers how many.
+pub fn udp_flood(to: SocketAddr, size: usize, duration: Duration, stop: &AtomicBool) -> Result<u64> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0)).doing("open a UDP socket")?;
+    socket.connect(to).doing(format!("send to {to}"))?;
+    let (payload, end, mut sent) = (vec![0x42u8; size], Instant::now() + duration, 0u64);
+    while Instant::now() < end && !stop.load(Ordering::Acquire) {
+        for _ in 0..64 {
+            sent += u64::from(socket.send(&payload).is_ok());
+        }
+    }
+    Ok(sent)
+}
+
+/// Counts UDP datagrams that arrive at `at` until `stop` is set and none came for a moment.
+pub fn udp_count(at: SocketAddr, ready: &AtomicBool, stop: &AtomicBool) -> Result<(u64, u64)> {
+    let socket = std::net::UdpSocket::bind(at).doing(format!("listen on {at}"))?;
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
+    socket.set_read_timeout(Some(Duration::from_millis(100))).doing("receive")?;
+    ready.store(true, Ordering::Release);
+    let (mut buffer, mut packets, mut bytes) = (vec![0u8; 65536], 0u64, 0u64);
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(n) => {
+                packets += 1;
+                bytes += n as u64;
+            }
+            Err(_) if stop.load(Ordering::Acquire) => return Ok((packets, bytes)),
+            Err(_) => {}
+        }
+    }
+}
