@@ -1,1 +1,9 @@
-//! The hawser binary: shards and control plane put together; configuration, service API, command line, lab.
+//! The `hawser` binary as a library: shards and control plane put together, and everything the operator touches.
+//!
+//! This is the only room that sees sockets, files, threads and the kernel. It must never know how a packet looks inside:
+//! it carries bytes between the kernel, the shards and the control plane's state machines, and answers the operator.
+
+pub mod cli;
+pub mod home;
+pub mod local_conf;
+pub mod network_conf;

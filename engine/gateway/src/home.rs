@@ -1,0 +1,422 @@
+//! The home folder: the files of a ZeroTierOne home under their own names, so that one can be taken over. Reads them all
+//! at start and refuses what is damaged, by name, without writing anything. Knows nothing of the running node.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use rand::distr::{Distribution, Uniform};
+use wire::identity::{Identity, SecretIdentity};
+use wire::world::{DEFAULT_PLANET, World};
+use wire::{Address, NetworkId};
+use zeroize::Zeroizing;
+
+use crate::network_conf::NetworkConf;
+use crate::store;
+
+/// Where the home is when nobody says otherwise.
+pub const DEFAULT_HOME: &str = "/var/lib/hawser";
+/// UDP and API port when nobody says otherwise. // spec: paths, "Sockets and ports"
+pub const DEFAULT_PORT: u16 = 9993;
+/// Largest file read from the home, bytes. The largest that this version writes is a network configuration.
+pub const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Joined networks, cached peers and moons read at start; more are an error for networks and moons, ignored for peers.
+pub const MAX_NETWORKS: usize = 4096;
+/// Cached peers read at start.
+pub const MAX_CACHED_PEERS: usize = 8192;
+/// Moons read at start.
+pub const MAX_MOONS: usize = 32;
+/// Characters of an API token.
+pub const TOKEN_LEN: usize = 24;
+
+/// Mode of files that everyone may read.
+pub const PUBLIC: u32 = 0o644;
+/// Mode of files that hold secrets.
+pub const SECRET: u32 = 0o600;
+
+/// A home that cannot be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// The file system refused.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// File or folder.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {reason}; the file was left as it is. Restore it from a backup{or}", file.display())]
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What else can be done about it.
+        or: &'static str,
+    },
+    /// Another daemon has it.
+    #[error("{}: another daemon is running on this home", home.display())]
+    Locked {
+        /// The folder.
+        home: PathBuf,
+    },
+    /// There is no daemon, or it never ran.
+    #[error("{}: {reason}", file.display())]
+    NotRunning {
+        /// The file that says where the daemon is.
+        file: PathBuf,
+        /// What is missing and what to do.
+        reason: String,
+    },
+}
+
+/// One network of `networks.d`.
+#[derive(Debug)]
+pub struct JoinedNetwork {
+    /// Its ID.
+    pub id: NetworkId,
+    /// The configuration last received; none if there never was one.
+    pub cached: Option<Vec<u8>>,
+    /// What the operator allows it.
+    pub conf: NetworkConf,
+}
+
+/// What the files said at start.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Who we are.
+    pub identity: SecretIdentity,
+    /// The planet, verified.
+    pub planet: World,
+    /// The moons, verified.
+    pub moons: Vec<World>,
+    /// Networks to rejoin, ascending.
+    pub networks: Vec<JoinedNetwork>,
+    /// Cached peers, as stored.
+    pub peers: Vec<(Address, Vec<u8>)>,
+    /// What an API request must bring.
+    pub token: Zeroizing<String>,
+}
+
+/// The folder and the names in it. // spec: service, "Home directory"
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+/// Held while a daemon uses the home.
+#[derive(Debug)]
+pub struct HomeLock(#[allow(dead_code, reason = "held, not read")] Flock<File>);
+
+impl Home {
+    /// The home at `root`, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Home {
+        Home { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Our identity with its secret.
+    pub fn identity_secret(&self) -> PathBuf {
+        self.root.join("identity.secret")
+    }
+
+    /// Our identity without it.
+    pub fn identity_public(&self) -> PathBuf {
+        self.root.join("identity.public")
+    }
+
+    /// The API token.
+    pub fn token(&self) -> PathBuf {
+        self.root.join("authtoken.secret")
+    }
+
+    /// The planet.
+    pub fn planet(&self) -> PathBuf {
+        self.root.join("planet")
+    }
+
+    /// A moon.
+    pub fn moon(&self, id: u64) -> PathBuf {
+        self.root.join(format!("moons.d/{id:016x}.moon"))
+    }
+
+    /// A network's last configuration; that it exists means joined.
+    pub fn network(&self, id: NetworkId) -> PathBuf {
+        self.root.join(format!("networks.d/{id}.conf"))
+    }
+
+    /// A network's local settings.
+    pub fn network_local(&self, id: NetworkId) -> PathBuf {
+        self.root.join(format!("networks.d/{id}.local.conf"))
+    }
+
+    /// A cached peer.
+    pub fn peer(&self, address: Address) -> PathBuf {
+        self.root.join(format!("peers.d/{address}.peer"))
+    }
+
+    /// The controller's records.
+    pub fn controller(&self) -> PathBuf {
+        self.root.join("controller.d")
+    }
+
+    /// The operator's settings.
+    pub fn local_conf(&self) -> PathBuf {
+        self.root.join("local.conf")
+    }
+
+    /// The port in use, decimal.
+    pub fn port(&self) -> PathBuf {
+        self.root.join("zerotier-one.port")
+    }
+
+    /// The daemon's process ID, decimal; written when the API answers.
+    pub fn pid(&self) -> PathBuf {
+        self.root.join("zerotier-one.pid")
+    }
+
+    /// The operator's device names.
+    pub fn device_map(&self) -> PathBuf {
+        self.root.join("devicemap")
+    }
+
+    /// Makes the folder if it is missing and takes it for this process.
+    pub fn lock(&self) -> Result<HomeLock, HomeError> {
+        fs::create_dir_all(&self.root).map_err(|source| self.io(&self.root, source))?;
+        let folder = File::open(&self.root).map_err(|source| self.io(&self.root, source))?;
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(HomeLock(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(HomeError::Locked { home: self.root.clone() }),
+            Err((_, e)) => Err(self.io(&self.root, e.into())),
+        }
+    }
+
+    /// Reads everything. Damage of any file but a cached peer is an error, and is found before anything is written;
+    /// then what is missing is made: identity, token, planet.
+    pub fn load(&self) -> Result<Loaded, HomeError> {
+        let identity = self.load_identity()?;
+        let planet = self.load_planet()?;
+        let moons = self.load_moons()?;
+        let networks = self.load_networks()?;
+        let peers = self.load_peers()?;
+        let token = self.load_token()?;
+
+        let identity = match identity {
+            Some(identity) => identity,
+            None => SecretIdentity::generate(&mut rand::rng()),
+        };
+        self.write_identity(&identity)?;
+        let planet = match planet {
+            Some(planet) => planet,
+            None => {
+                self.write(&self.planet(), PUBLIC, DEFAULT_PLANET)?;
+                parse_world(DEFAULT_PLANET).map_err(|reason| self.corrupt(self.planet(), reason, ""))?
+            }
+        };
+        let token = match token {
+            Some(token) => token,
+            None => {
+                let token = new_token();
+                self.write(&self.token(), SECRET, token.as_bytes())?;
+                token
+            }
+        };
+        Ok(Loaded { identity, planet, moons, networks, peers, token })
+    }
+
+    fn load_identity(&self) -> Result<Option<SecretIdentity>, HomeError> {
+        let or = ", or move it away together with identity.public to start as a new node";
+        let file = self.identity_secret();
+        let public = match self.read(&self.identity_public())? {
+            None => None,
+            Some(bytes) => {
+                let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+                let parsed = text.parse::<Identity>().map_err(|e| {
+                    let or = ", or remove it: it is written anew from identity.secret";
+                    self.corrupt(self.identity_public(), format!("not a public identity ({e})"), or)
+                })?;
+                Some(parsed)
+            }
+        };
+        let Some(bytes) = self.read(&file)? else {
+            if let Some(public) = public {
+                let reason = format!("missing, but identity.public of {} is there", public.address());
+                return Err(self.corrupt(file, reason, ", or remove identity.public to start as a new node"));
+            }
+            return Ok(None);
+        };
+        let bytes = Zeroizing::new(bytes);
+        let text = std::str::from_utf8(&bytes).map_err(|_| self.corrupt(file.clone(), "not text".into(), or))?;
+        let identity: SecretIdentity = text
+            .trim()
+            .parse()
+            .map_err(|e| self.corrupt(file.clone(), format!("not a secret identity ({e})"), or))?;
+        if let Some(public) = public.filter(|p| p != identity.public()) {
+            let reason = format!("is of {}, but identity.secret is of {}", public.address(), identity.public().address());
+            let or = ", or remove it: it is written anew from identity.secret";
+            return Err(self.corrupt(self.identity_public(), reason, or));
+        }
+        Ok(Some(identity))
+    }
+
+    fn write_identity(&self, identity: &SecretIdentity) -> Result<(), HomeError> {
+        let file = self.identity_secret();
+        if !file.exists() {
+            self.write(&file, SECRET, identity.to_text().as_bytes())?;
+        }
+        fs::set_permissions(&file, Permissions::from_mode(SECRET)).map_err(|source| self.io(&file, source))?;
+        let file = self.identity_public();
+        if !file.exists() {
+            self.write(&file, PUBLIC, identity.public().to_string().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn load_planet(&self) -> Result<Option<World>, HomeError> {
+        let Some(bytes) = self.read(&self.planet())? else { return Ok(None) };
+        let or = ", or remove it to use the public planet";
+        parse_world(&bytes).map(Some).map_err(|reason| self.corrupt(self.planet(), reason, or))
+    }
+
+    fn load_moons(&self) -> Result<Vec<World>, HomeError> {
+        let mut moons = Vec::new();
+        for (id, file) in self.list("moons.d", ".moon", 16)? {
+            if moons.len() == MAX_MOONS {
+                return Err(self.corrupt(file, format!("more than {MAX_MOONS} moons"), ", or remove some"));
+            }
+            let Some(bytes) = self.read(&file)? else { continue };
+            let moon = parse_world(&bytes).map_err(|reason| self.corrupt(file.clone(), reason, ", or remove it"))?;
+            if moon.id != id {
+                let reason = format!("holds the moon {:016x}", moon.id);
+                return Err(self.corrupt(file, reason, ", or rename it"));
+            }
+            moons.push(moon);
+        }
+        Ok(moons)
+    }
+
+    fn load_networks(&self) -> Result<Vec<JoinedNetwork>, HomeError> {
+        let mut networks = Vec::new();
+        for (id, file) in self.list("networks.d", ".conf", 16)? {
+            if networks.len() == MAX_NETWORKS {
+                return Err(self.corrupt(file, format!("more than {MAX_NETWORKS} networks"), ", or remove some"));
+            }
+            let id = NetworkId(id);
+            let bytes = self.read(&file)?.unwrap_or_default();
+            // Empty, or a single line feed: joined, but no configuration ever came.
+            let cached = (bytes.len() > 1).then_some(bytes);
+            if let Some(cached) = &cached {
+                let or = ", or empty it: the configuration is asked for again";
+                network::Config::parse(cached)
+                    .map_err(|e| self.corrupt(file.clone(), format!("not a network configuration ({e})"), or))?;
+            }
+            let local = self.network_local(id);
+            let text = String::from_utf8_lossy(&self.read(&local)?.unwrap_or_default()).into_owned();
+            let conf = NetworkConf::parse(&text).map_err(|reason| self.corrupt(local, reason, ", or correct the line"))?;
+            networks.push(JoinedNetwork { id, cached, conf });
+        }
+        Ok(networks)
+    }
+
+    /// A cached peer is only a hint: the node judges it, and one that cannot be used is learned anew.
+    fn load_peers(&self) -> Result<Vec<(Address, Vec<u8>)>, HomeError> {
+        let mut peers = Vec::new();
+        for (address, file) in self.list("peers.d", ".peer", 10)?.into_iter().take(MAX_CACHED_PEERS) {
+            if let Some(bytes) = self.read(&file)? {
+                peers.push((Address::from_u64(address), bytes));
+            }
+        }
+        Ok(peers)
+    }
+
+    fn load_token(&self) -> Result<Option<Zeroizing<String>>, HomeError> {
+        let Some(bytes) = self.read(&self.token())? else { return Ok(None) };
+        let bytes = Zeroizing::new(bytes);
+        let token = String::from_utf8_lossy(&bytes).trim().to_owned();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            let or = ", or remove it: a new one is made";
+            return Err(self.corrupt(self.token(), "not a token".into(), or));
+        }
+        Ok(Some(Zeroizing::new(token)))
+    }
+
+    /// Port and token of the daemon on this home, for its clients.
+    pub fn daemon(&self) -> Result<(u16, Zeroizing<String>), HomeError> {
+        let missing = |file: PathBuf, what: &str| HomeError::NotRunning {
+            reason: format!("{what}; is `hawser up --home {}` running?", self.root.display()),
+            file,
+        };
+        let bytes = self.read(&self.port())?.ok_or_else(|| missing(self.port(), "there is no such file"))?;
+        let port = String::from_utf8_lossy(&bytes).trim().parse();
+        let port = port.map_err(|_| self.corrupt(self.port(), "not a port number".into(), ", or restart the daemon"))?;
+        let token = self.load_token()?.ok_or_else(|| missing(self.token(), "there is no such file"))?;
+        Ok((port, token))
+    }
+
+    /// Writes a file of this home, durably.
+    pub fn write(&self, file: &Path, mode: u32, bytes: &[u8]) -> Result<(), HomeError> {
+        store::replace(file, mode, bytes).map_err(|source| self.io(file, source))
+    }
+
+    fn read(&self, file: &Path) -> Result<Option<Vec<u8>>, HomeError> {
+        match fs::metadata(file) {
+            Ok(m) if m.len() > MAX_FILE_BYTES => {
+                Err(self.corrupt(file.to_owned(), format!("{} bytes long, at most {MAX_FILE_BYTES} are read", m.len()), ""))
+            }
+            _ => match fs::read(file) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(self.io(file, source)),
+            },
+        }
+    }
+
+    /// Files of a folder whose name is `digits` hex digits and `suffix`, ascending; others are left alone.
+    fn list(&self, folder: &str, suffix: &str, digits: usize) -> Result<Vec<(u64, PathBuf)>, HomeError> {
+        let folder = self.root.join(folder);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(self.io(&folder, source)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| self.io(&folder, source))?;
+            let name = entry.file_name();
+            let hex = name.to_str().and_then(|n| n.strip_suffix(suffix)).filter(|h| h.len() == digits);
+            if let Some(n) = hex.and_then(|h| u64::from_str_radix(h, 16).ok()) {
+                files.push((n, entry.path()));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn io(&self, file: &Path, source: io::Error) -> HomeError {
+        HomeError::Io { file: file.to_owned(), source }
+    }
+
+    fn corrupt(&self, file: PathBuf, reason: String, or: &'static str) -> HomeError {
+        HomeError::Corrupt { file, reason, or }
+    }
+}
+
+fn parse_world(bytes: &[u8]) -> Result<World, String> {
+    let world = World::parse(bytes).map_err(|e| format!("not a world ({e})"))?;
+    Ok(world)
+}
+
+fn new_token() -> Zeroizing<String> {
+    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let pick = Uniform::new(0, ALPHABET.len()).ok();
+    let mut rng = rand::rng();
+    let mut draw = || pick.map_or('a', |p| char::from(ALPHABET[p.sample(&mut rng)]));
+    Zeroizing::new((0..TOKEN_LEN).map(|_| draw()).collect())
+}

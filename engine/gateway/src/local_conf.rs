@@ -1,0 +1,467 @@
+//! `local.conf`: the operator's settings, as ZeroTierOne names them. A key that nobody knows is refused by its name, and
+//! so is one whose effect this gateway cannot give: what the file says is what happens. Knows nothing of who acts on it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use wire::Address;
+use wire::endpoint::Prefix;
+
+/// Entries of `physical` that may set a trust or an MTU. // spec: service, "physical"
+pub const MAX_PHYSICAL_RULES: usize = 32;
+/// Entries of any list or table in the file.
+pub const MAX_ENTRIES: usize = 1024;
+/// Bounds of `physical.<net>.mtu`, bytes of UDP payload. // spec: service, "physical"
+pub const MTU_RANGE: std::ops::RangeInclusive<u64> = 1400..=10324;
+
+/// What is wrong with the file, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// The file is there and cannot be read.
+    #[error("{}: {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not JSON, or not an object.
+    #[error("{}: not a JSON object: {reason}; the file was left as it is", file.display())]
+    NotJson {
+        /// The file.
+        file: PathBuf,
+        /// The parser's reason, with line and column.
+        reason: String,
+    },
+    /// A setting that cannot be taken.
+    #[error("{}: {problem}", file.display())]
+    Setting {
+        /// The file.
+        file: PathBuf,
+        /// Which one, and why.
+        problem: Problem,
+    },
+}
+
+/// A setting that cannot be taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Nobody knows this key.
+    #[error("unknown key {key:?} in {place}{}", hint(.nearest))]
+    Unknown {
+        /// The key as written.
+        key: String,
+        /// Where in the file.
+        place: String,
+        /// The known key that looks most like it.
+        nearest: Option<&'static str>,
+    },
+    /// ZeroTierOne knows it, Hawser does not act on it yet.
+    #[error("{key} is not supported yet{instead}; remove it, or set it to {harmless}")]
+    Unsupported {
+        /// The key with its place.
+        key: String,
+        /// What the operator can use instead, if anything.
+        instead: &'static str,
+        /// The values that are taken.
+        harmless: &'static str,
+    },
+    /// Wrong type or impossible value.
+    #[error("{key}: {value} is not {expected}")]
+    Value {
+        /// The key with its place.
+        key: String,
+        /// The value as written.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A list or table is too long.
+    #[error("{key} has {count} entries, at most {max} are taken")]
+    TooMany {
+        /// The key with its place.
+        key: String,
+        /// Entries found.
+        count: usize,
+        /// Entries allowed.
+        max: usize,
+    },
+}
+
+fn hint(nearest: &Option<&'static str>) -> String {
+    nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default()
+}
+
+/// Settings of one physical network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Physical {
+    /// The network they are for.
+    pub net: Prefix,
+    /// Neither bind local addresses inside nor use remotes inside.
+    pub blacklist: bool,
+    /// Packets to and from this network go in clear with this ID; 0: no trust.
+    pub trusted_path_id: u64,
+    /// UDP payload limit towards it, bytes.
+    pub mtu: Option<u16>,
+}
+
+/// Settings for one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Virtual {
+    /// Extra endpoints at which to try it.
+    pub try_at: Vec<SocketAddr>,
+    /// Remotes never used for it.
+    pub blacklist: Vec<Prefix>,
+}
+
+/// `settings`, as far as this gateway acts on them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// UDP and API port; 0 asks for a random one.
+    pub primary_port: Option<u16>,
+    /// Exactly these addresses, instead of those of the interfaces.
+    pub bind: Vec<IpAddr>,
+    /// Interfaces whose name starts so are never bound.
+    pub interface_prefix_blacklist: Vec<String>,
+    /// Who may use the API besides loopback.
+    pub allow_management_from: Vec<Prefix>,
+}
+
+/// The file, understood.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocalConf {
+    /// Per physical network, most specific first.
+    pub physical: Vec<Physical>,
+    /// Per peer.
+    pub peers: BTreeMap<Address, Virtual>,
+    /// The rest.
+    pub settings: Settings,
+    /// The file as written; what `/config` shows.
+    pub raw: Map<String, Value>,
+}
+
+/// How a known key of `settings` is treated.
+enum Treatment {
+    /// This gateway does what it says.
+    Acted,
+    /// Any value of the right type changes nothing here.
+    Harmless,
+    /// Taken only when the value is one of these.
+    Only(&'static [&'static str], &'static str),
+}
+use Treatment::{Acted, Harmless, Only};
+
+/// Every key of `settings` that ZeroTierOne 1.14.1 reads. // spec: service, "local.conf"
+const SETTINGS: &[(&str, Treatment)] = &[
+    ("primaryPort", Acted),
+    ("bind", Acted),
+    ("interfacePrefixBlacklist", Acted),
+    ("allowManagementFrom", Acted),
+    ("allowSecondaryPort", Harmless),
+    ("portMappingEnabled", Harmless),
+    ("allowTcpFallbackRelay", Harmless),
+    ("multicoreEnabled", Harmless),
+    ("cpuPinningEnabled", Harmless),
+    ("softwareUpdateChannel", Harmless),
+    ("secondaryPort", Only(&["0", "\"0\""], "")),
+    ("tertiaryPort", Only(&["0", "\"0\""], "")),
+    ("tcpFallbackRelay", Only(&["\"204.80.128.1/443\""], "")),
+    ("forceTcpRelay", Only(&["false"], "")),
+    ("lowBandwidthMode", Only(&["false"], "")),
+    ("concurrency", Only(&["1"], " (use --shards)")),
+    ("softwareUpdate", Only(&["\"disable\""], " (update through your packages)")),
+    ("softwareUpdateDist", Only(&["false"], "")),
+    ("enableWebServer", Only(&["false"], "")),
+    ("controllerDbPath", Only(&["null"], " (records are in controller.d)")),
+    ("controllerDb", Only(&["null"], " (records are in controller.d)")),
+    ("ssoRedirectURL", Only(&["\"\""], "")),
+    ("vault", Only(&["null"], "")),
+    ("redis", Only(&["null"], "")),
+    ("defaultBondingPolicy", Only(&["\"\"", "\"none\""], "")),
+    ("peerSpecificBonds", Only(&["{}"], "")),
+    ("policies", Only(&["{}"], "")),
+];
+
+impl LocalConf {
+    /// Reads the file; one that is absent or empty says nothing, as in ZeroTierOne.
+    pub fn load(file: &Path) -> Result<LocalConf, ConfError> {
+        match fs::read_to_string(file) {
+            Ok(text) => LocalConf::parse(&text, file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(LocalConf::default()),
+            Err(source) => Err(ConfError::Unreadable { file: file.to_owned(), source }),
+        }
+    }
+
+    /// Understands `text`; `file` is only named in errors.
+    pub fn parse(text: &str, file: &Path) -> Result<LocalConf, ConfError> {
+        let not_json = |reason: String| ConfError::NotJson { file: file.to_owned(), reason };
+        if text.trim().is_empty() {
+            return Ok(LocalConf::default());
+        }
+        let raw = match serde_json::from_str(text).map_err(|e| not_json(e.to_string()))? {
+            Value::Object(raw) => raw,
+            other => return Err(not_json(format!("it holds {}", kind_of(&other)))),
+        };
+        understand(raw).map_err(|problem| ConfError::Setting { file: file.to_owned(), problem })
+    }
+}
+
+fn understand(raw: Map<String, Value>) -> Result<LocalConf, Problem> {
+    let mut conf = LocalConf::default();
+    for (key, value) in &raw {
+        match key.as_str() {
+            "physical" => conf.physical = physical(object(value, key)?)?,
+            "virtual" => conf.peers = peers(object(value, key)?)?,
+            "settings" => conf.settings = settings(object(value, key)?)?,
+            _ => return Err(unknown(key, "the top level", &["physical", "virtual", "settings"])),
+        }
+    }
+    conf.raw = raw;
+    Ok(conf)
+}
+
+fn physical(nets: &Map<String, Value>) -> Result<Vec<Physical>, Problem> {
+    bounded("physical", nets.len(), MAX_ENTRIES)?;
+    let mut all = Vec::with_capacity(nets.len());
+    for (name, entry) in nets {
+        let place = format!("physical.{name:?}");
+        let net = name.parse().map_err(|_| wrong("physical", &Value::from(name.as_str()), "a network like 10.0.0.0/8"))?;
+        let mut p = Physical { net, blacklist: false, trusted_path_id: 0, mtu: None };
+        for (key, value) in object(entry, &place)? {
+            let at = format!("{place}.{key}");
+            match key.as_str() {
+                "blacklist" => p.blacklist = boolean(value, &at)?,
+                "trustedPathId" => p.trusted_path_id = integer(value, &at, u64::MAX)?,
+                "mtu" => {
+                    let mtu = integer(value, &at, u64::from(u16::MAX))?;
+                    p.mtu = (mtu != 0).then(|| mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end()) as u16);
+                }
+                _ => return Err(unknown(key, &place, &["blacklist", "trustedPathId", "mtu"])),
+            }
+        }
+        all.push(p);
+    }
+    let rules = all.iter().filter(|p| p.trusted_path_id != 0 || p.mtu.is_some()).count();
+    bounded("physical (entries with trustedPathId or mtu)", rules, MAX_PHYSICAL_RULES)?;
+    all.sort_by_key(|p| std::cmp::Reverse(p.net.bits));
+    Ok(all)
+}
+
+fn peers(table: &Map<String, Value>) -> Result<BTreeMap<Address, Virtual>, Problem> {
+    bounded("virtual", table.len(), MAX_ENTRIES)?;
+    let mut all = BTreeMap::new();
+    for (name, entry) in table {
+        let place = format!("virtual.{name:?}");
+        let peer = name.parse().map_err(|_| wrong("virtual", &Value::from(name.as_str()), "an address of 10 hex digits"))?;
+        let mut v = Virtual::default();
+        for (key, value) in object(entry, &place)? {
+            let at = format!("{place}.{key}");
+            match key.as_str() {
+                "try" => v.try_at = texts(value, &at, "an endpoint like 192.0.2.1/9993", parse_endpoint)?,
+                "blacklist" => v.blacklist = texts(value, &at, "a network like 10.0.0.0/8", |s| s.parse().ok())?,
+                _ => return Err(unknown(key, &place, &["try", "blacklist"])),
+            }
+        }
+        all.insert(peer, v);
+    }
+    Ok(all)
+}
+
+fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
+    let mut s = Settings::default();
+    for (key, value) in table {
+        let at = format!("settings.{key}");
+        let Some((_, treatment)) = SETTINGS.iter().find(|(name, _)| name == key) else {
+            let known: Vec<_> = SETTINGS.iter().map(|(name, _)| *name).collect();
+            return Err(unknown(key, "settings", &known));
+        };
+        match (treatment, key.as_str()) {
+            (Harmless, _) => {}
+            (Only(harmless, instead), _) => {
+                if !harmless.contains(&value.to_string().as_str()) {
+                    return Err(Problem::Unsupported { key: at, instead, harmless: harmless[0] });
+                }
+            }
+            (Acted, "primaryPort") => s.primary_port = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
+            (Acted, "bind") => s.bind = texts(value, &at, "an IP address", |t| t.parse().ok())?,
+            (Acted, "interfacePrefixBlacklist") => {
+                s.interface_prefix_blacklist =
+                    texts(value, &at, "the start of an interface name", |t| (!t.is_empty()).then(|| t.to_owned()))?;
+            }
+            (Acted, _) => {
+                s.allow_management_from = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
+            }
+        }
+    }
+    Ok(s)
+}
+
+/// `ip/port`, as everywhere in this protocol.
+pub fn parse_endpoint(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once('/')?;
+    Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+}
+
+fn unknown(key: &str, place: &str, known: &[&'static str]) -> Problem {
+    let score = |k: &str| strsim::jaro_winkler(&k.to_lowercase(), &key.to_lowercase());
+    let nearest = known.iter().copied().map(|k| (score(k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let nearest = nearest.filter(|(score, _)| *score > 0.75).map(|(_, k)| k);
+    Problem::Unknown { key: key.to_owned(), place: place.to_owned(), nearest }
+}
+
+fn wrong(key: &str, value: &Value, expected: &'static str) -> Problem {
+    let mut value = value.to_string();
+    if value.len() > 60 {
+        let end = value.char_indices().map(|(i, _)| i).take_while(|i| *i <= 60).last().unwrap_or(0);
+        value.truncate(end);
+        value.push('…');
+    }
+    Problem::Value { key: key.to_owned(), value, expected }
+}
+
+fn bounded(key: &str, count: usize, max: usize) -> Result<(), Problem> {
+    if count > max {
+        return Err(Problem::TooMany { key: key.to_owned(), count, max });
+    }
+    Ok(())
+}
+
+fn kind_of(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn object<'a>(v: &'a Value, key: &str) -> Result<&'a Map<String, Value>, Problem> {
+    v.as_object().ok_or_else(|| wrong(key, v, "an object"))
+}
+
+// spec: service, "local.conf" (scalar coercion): an integer may be a number, a decimal string or a boolean
+fn integer(v: &Value, key: &str, max: u64) -> Result<u64, Problem> {
+    let n = match v {
+        Value::Number(n) => n.as_u64(),
+        Value::String(s) => s.parse().ok(),
+        Value::Bool(b) => Some(u64::from(*b)),
+        _ => None,
+    };
+    let expected = if max == u64::from(u16::MAX) { "a number from 0 to 65535" } else { "a number from 0 upwards" };
+    n.filter(|n| *n <= max).ok_or_else(|| wrong(key, v, expected))
+}
+
+// spec: service, "local.conf" (scalar coercion): a boolean may be a number or a string that starts with t, T or 1
+fn boolean(v: &Value, key: &str) -> Result<bool, Problem> {
+    match v {
+        Value::Bool(b) => Ok(*b),
+        Value::Number(n) => Ok(n.as_f64() != Some(0.0)),
+        Value::String(s) => Ok(s.starts_with(['t', 'T', '1'])),
+        _ => Err(wrong(key, v, "true or false")),
+    }
+}
+
+fn texts<T>(
+    v: &Value,
+    key: &str,
+    expected: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, Problem> {
+    let list = v.as_array().ok_or_else(|| wrong(key, v, "an array"))?;
+    bounded(key, list.len(), MAX_ENTRIES)?;
+    list.iter().map(|item| item.as_str().and_then(&parse).ok_or_else(|| wrong(key, item, expected))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<LocalConf, ConfError> {
+        LocalConf::parse(text, Path::new("local.conf"))
+    }
+
+    fn complaint(text: &str) -> String {
+        parse(text).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn an_absent_or_empty_file_gives_the_defaults() {
+        assert_eq!(parse("  \n").expect("empty"), LocalConf::default());
+        let dir = tempfile::tempdir().expect("tempdir");
+        assert_eq!(LocalConf::load(&dir.path().join("local.conf")).expect("absent"), LocalConf::default());
+    }
+
+    #[test]
+    fn the_settings_that_hawser_acts_on_are_read_with_the_coercions_of_the_original() {
+        let conf = parse(
+            r#"{"physical": {"10.0.0.0/8": {"blacklist": "true"},
+                             "192.168.1.0/24": {"trustedPathId": "7", "mtu": 1200}},
+                "virtual": {"0123456789": {"try": ["192.0.2.1/9993"], "blacklist": ["10.0.0.0/8"]}},
+                "settings": {"primaryPort": "9994", "bind": ["192.0.2.9"], "interfacePrefixBlacklist": ["wg"],
+                             "allowManagementFrom": ["192.0.2.0/24"], "softwareUpdate": "disable"}}"#,
+        )
+        .expect("valid");
+        assert_eq!(conf.settings.primary_port, Some(9994));
+        assert_eq!(conf.settings.interface_prefix_blacklist, ["wg"]);
+        assert!(conf.settings.allow_management_from[0].contains("192.0.2.77".parse().expect("ip")));
+        assert_eq!((conf.physical[0].trusted_path_id, conf.physical[0].mtu), (7, Some(1400)), "most specific first");
+        assert!(conf.physical[1].blacklist);
+        let peer = &conf.peers[&"0123456789".parse().expect("address")];
+        assert_eq!(peer.try_at, ["192.0.2.1:9993".parse().expect("endpoint")]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name_with_the_nearest_known_one() {
+        let text = complaint(r#"{"settings": {"primryPort": 1}}"#);
+        assert_eq!(text, "local.conf: unknown key \"primryPort\" in settings; did you mean \"primaryPort\"?");
+        let text = complaint(r#"{"physical": {"10.0.0.0/8": {"blacklst": true}}}"#);
+        assert!(text.contains("\"blacklst\" in physical.\"10.0.0.0/8\"; did you mean \"blacklist\"?"), "{text}");
+        let text = complaint(r#"{"zzz": 1}"#);
+        assert_eq!(text, "local.conf: unknown key \"zzz\" in the top level");
+    }
+
+    #[test]
+    fn what_hawser_cannot_do_yet_is_refused_unless_it_is_the_default() {
+        parse(r#"{"settings": {"forceTcpRelay": false, "policies": {}, "defaultBondingPolicy": "none"}}"#)
+            .expect("harmless");
+        let text = complaint(r#"{"settings": {"forceTcpRelay": true}}"#);
+        assert!(text.contains("settings.forceTcpRelay is not supported yet; remove it, or set it to false"), "{text}");
+        let text = complaint(r#"{"settings": {"concurrency": 8}}"#);
+        assert!(text.contains("use --shards"), "{text}");
+    }
+
+    #[test]
+    fn bad_json_is_an_error_with_its_place_and_the_file_stays_as_it_is() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("local.conf");
+        let text = "{\"settings\": {\n\"primaryPort\": 9993,}}";
+        fs::write(&file, text).expect("write");
+        let e = LocalConf::load(&file).expect_err("bad").to_string();
+        assert!(e.contains("local.conf") && e.contains("line 2 column"), "{e}");
+        assert_eq!(fs::read_to_string(&file).expect("read"), text);
+        assert!(complaint("[1]").contains("it holds an array"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key_and_what_it_should_be() {
+        let text = complaint(r#"{"settings": {"primaryPort": 70000}}"#);
+        assert!(text.contains("settings.primaryPort: 70000 is not a number from 0 to 65535"), "{text}");
+        let text = complaint(r#"{"settings": {"bind": ["x"]}}"#);
+        assert!(text.contains("settings.bind: \"x\" is not an IP address"), "{text}");
+        let text = complaint(r#"{"virtual": {"xyz": {}}}"#);
+        assert!(text.contains("10 hex digits"), "{text}");
+    }
+
+    #[test]
+    fn more_trust_and_mtu_rules_than_the_bound_are_refused() {
+        let nets: Vec<_> = (0..=MAX_PHYSICAL_RULES).map(|i| format!("\"10.{i}.0.0/16\": {{\"mtu\": 1400}}")).collect();
+        let text = complaint(&format!("{{\"physical\": {{{}}}}}", nets.join(",")));
+        assert!(text.contains("has 33 entries, at most 32"), "{text}");
+    }
+}
