@@ -11,19 +11,33 @@ compile_error!(
 );
 
 pub mod address;
+pub mod chunk;
 pub mod compress;
+pub mod credential;
+pub mod dictionary;
+pub mod endpoint;
 pub mod fragment;
 pub mod identity;
 pub mod keys;
+pub mod message;
 pub mod packet;
 pub mod read;
 pub mod recent;
 pub mod rule;
 pub mod time;
+pub mod verb;
+pub mod world;
 
 pub use address::{Address, Mac, MulticastGroup, NetworkId};
+pub use chunk::ConfigChunk;
+pub use credential::{Capability, Com, Ownership, Revocation, Tag};
+pub use dictionary::{Dictionary, DictionaryWriter};
+pub use endpoint::{Prefix, Scope};
 pub use identity::{Identity, IdentityError, SecretIdentity, Signature};
 pub use keys::{Keys, OpenError, SharedKey};
 pub use packet::{Datagram, Fragment, Packet, Suite, classify};
 pub use read::{Malformed, Reader};
+pub use rule::{Rule, RuleKind, RuleTable};
 pub use time::Now;
+pub use verb::Verb;
+pub use world::{DEFAULT_PLANET, Root, World, WorldKind};
