@@ -58,7 +58,7 @@ pub fn tap_name(network: NetworkId, collisions: u64) -> String {
 
 /// The configuration that a member of an ad-hoc network makes for itself. What is not here is the same in all of them:
 /// public, [`AdHoc::MTU`], [`AdHoc::FLAGS`], [`AdHoc::REVISION`], [`AdHoc::CREDENTIAL_WINDOW_MS`].
-/// // spec: networks, "Ad-hoc networks"
+// spec: networks, "Ad-hoc networks"
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdHoc {
     /// Name shown to the operator.

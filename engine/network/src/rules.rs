@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use wire::message::frame::{ExtFrame, FrameCopy};
 use wire::rule::{Forward, IntegerRange, Range16, Rule, RuleKind, TagMatch};
 use wire::{Address, Mac, NetworkId};
 
@@ -45,14 +46,6 @@ const CHARACTERISTIC_MULTICAST: u64 = 1 << 62;
 const CHARACTERISTIC_BROADCAST: u64 = 1 << 61;
 const CHARACTERISTIC_SENDER_IP_AUTHENTICATED: u64 = 1 << 60;
 const CHARACTERISTIC_SENDER_MAC_AUTHENTICATED: u64 = 1 << 59;
-
-// Flags of the EXT_FRAME that carries a copy. // spec: networks, "Base rules, capabilities, and what is done"
-const TEE_BY_SENDER: u8 = 0x02;
-const TEE_BY_RECEIVER: u8 = 0x08;
-const REDIRECT_BY_SENDER: u8 = 0x04;
-const REDIRECT_BY_RECEIVER: u8 = 0x0a;
-/// The observer is asked to acknowledge, and the copy is marked as a redirected one.
-const WATCH_EXTRA: u8 = 0x14;
 
 /// Which way the frame goes, seen from this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,13 +183,28 @@ pub enum Verdict {
 
 /// One EXT_FRAME to send: the original MACs and ethertype, and the first `len` bytes of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameCopy {
+pub struct CopyTo {
     /// Who gets it.
     pub to: Address,
-    /// EXT_FRAME flags, which say what kind of copy this is.
-    pub flags: u8,
+    /// Why.
+    pub kind: FrameCopy,
     /// Bytes of payload.
     pub len: usize,
+}
+
+impl CopyTo {
+    /// The message that carries this copy of `frame`.
+    pub fn message<'a>(&self, network: NetworkId, frame: &Frame<'a>) -> ExtFrame<'a> {
+        ExtFrame {
+            network,
+            flags: self.kind.flags(),
+            com: None,
+            to: frame.mac_destination,
+            from: frame.mac_source,
+            ethertype: frame.ethertype,
+            payload: &frame.payload[..self.len.min(frame.payload.len())],
+        }
+    }
 }
 
 /// Verdict and copies of the whole filter.
@@ -204,21 +212,21 @@ pub struct FrameCopy {
 pub struct Filtered {
     /// What becomes of the frame.
     pub verdict: Verdict,
-    copies: [Option<FrameCopy>; MAX_COPIES],
+    copies: [Option<CopyTo>; MAX_COPIES],
 }
 
 impl Filtered {
     const DROP: Filtered = Filtered { verdict: Verdict::Drop, copies: [None; MAX_COPIES] };
 
     /// The copies to send, in the order in which the reference sends them.
-    pub fn copies(&self) -> impl Iterator<Item = FrameCopy> {
+    pub fn copies(&self) -> impl Iterator<Item = CopyTo> {
         self.copies.into_iter().flatten()
     }
 }
 
 /// The whole filter: base table, then capabilities (our own in ascending id outbound, the sender's usable ones inbound).
 /// `mirrors` is false in the per-recipient pass of multicast and bridging, where TEE and WATCH were done before.
-/// // spec: networks, "Base rules, capabilities, and what is done"
+// spec: networks, "Base rules, capabilities, and what is done"
 pub fn filter<'r>(
     base: &[Rule],
     capabilities: impl IntoIterator<Item = &'r [Rule]>,
@@ -243,8 +251,11 @@ pub fn filter<'r>(
             Filtered { verdict: Verdict::SuperAccept, ..Filtered::DROP }
         }
         Decision::Redirect(to) => {
-            let flags = by_side(context.direction, REDIRECT_BY_SENDER, REDIRECT_BY_RECEIVER);
-            let whole = FrameCopy { to, flags, len: frame.payload.len() };
+            let kind = match context.direction {
+                Direction::Outbound => FrameCopy::RedirectOutbound,
+                Direction::Inbound => FrameCopy::RedirectInbound,
+            };
+            let whole = CopyTo { to, kind, len: frame.payload.len() };
             Filtered { verdict: Verdict::Drop, copies: [None, None, Some(whole)] }
         }
         _ => Filtered { verdict: Verdict::Accept, ..Filtered::DROP },
@@ -273,7 +284,8 @@ pub fn accepts_all_ip(rules: &[Rule]) -> bool {
     })
 }
 
-/// Evaluates one table. `random` gives the number a RANDOM match compares with. // spec: networks, "Evaluation of one table"
+/// Evaluates one table. `random` gives the number a RANDOM match compares with.
+// spec: networks, "Evaluation of one table"
 pub fn evaluate(
     rules: &[Rule],
     frame: &Frame<'_>,
@@ -346,14 +358,15 @@ impl Mirror {
         Mirror { to: forward.address, len, watch }
     }
 
-    fn copy(self, direction: Direction) -> FrameCopy {
-        let tee = by_side(direction, TEE_BY_SENDER, TEE_BY_RECEIVER);
-        FrameCopy { to: self.to, flags: if self.watch { tee | WATCH_EXTRA } else { tee }, len: self.len }
+    fn copy(self, direction: Direction) -> CopyTo {
+        let kind = match (direction, self.watch) {
+            (Direction::Outbound, false) => FrameCopy::TeeOutbound,
+            (Direction::Outbound, true) => FrameCopy::WatchOutbound,
+            (Direction::Inbound, false) => FrameCopy::TeeInbound,
+            (Direction::Inbound, true) => FrameCopy::WatchInbound,
+        };
+        CopyTo { to: self.to, kind, len: self.len }
     }
-}
-
-fn by_side(direction: Direction, sender: u8, receiver: u8) -> u8 {
-    if direction == Direction::Outbound { sender } else { receiver }
 }
 
 fn combine(set: bool, rule: &Rule, hit: bool) -> bool {
@@ -846,7 +859,10 @@ mod tests {
 
         #[test]
         fn any_chain_of_ipv6_headers_ends(
-            chain in proptest::collection::vec((prop_oneof![Just(0u8), Just(43), Just(60), Just(135), any::<u8>()], any::<u8>()), 0..8),
+            chain in proptest::collection::vec(
+                (prop_oneof![Just(0u8), Just(43), Just(60), Just(135), any::<u8>()], any::<u8>()),
+                0..8,
+            ),
             rules in rule_bytes(),
         ) {
             let mut payload = vec![0u8; 40];

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use network::addressing::{self, AdHoc, AdHocRefusal};
 use network::rules::{Claims, Context, Decision, Direction, Emulated, Frame, Verdict, evaluate, filter};
 use serde_json::{Value, json};
-use wire::rule::{CAP_MAX_RULES, NET_MAX_RULES, Rule, RuleTable};
-use wire::{Address, Mac, MulticastGroup, NetworkId};
+use wire::credential::Capability;
+use wire::dictionary::Dictionary;
+use wire::message::credentials::Credentials;
+use wire::rule::{NET_MAX_RULES, RuleTable};
+use wire::{Address, Mac, MulticastGroup, NetworkId, Reader};
 
 #[test]
 fn vectors_of_network_rules() {
@@ -215,8 +218,64 @@ fn evaluation(case: &Value) {
     assert_eq!(mirror, expected, "{case}");
 }
 
+/// Member a filters frames to and from member b; both hold what their credentials say, all of them usable.
 fn whole_filter(case: &Value, addresses: &BTreeMap<String, Address>) {
-    let _ = (case, addresses);
+    let config = hex::decode(text(case, "config_dictionary")).unwrap();
+    let config = Dictionary::parse(&config).unwrap();
+    let base = config.get("R").unwrap_or_default();
+    let base = RuleTable::parse(&base, NET_MAX_RULES).unwrap();
+    let ours = config.get("CAP").unwrap_or_default();
+    let mut ours = Reader::new(&ours);
+    let own_capabilities: Vec<_> =
+        std::iter::from_fn(|| (!ours.is_empty()).then(|| Capability::read(&mut ours).unwrap())).collect();
+    let theirs = hex::decode(text(case, "peer_network_credentials_payload")).unwrap();
+    let peer_capabilities = Credentials::parse(&theirs).unwrap().capabilities;
+
+    let (own, peer) = (addresses[text(case, "self")], addresses[text(case, "peer")]);
+    let network = network_id(case);
+    let payload = hex::decode(text(case, "frame")).unwrap();
+    let direction = direction(case);
+    let (source, destination, capabilities) = match direction {
+        Direction::Outbound => (own, peer, own_capabilities),
+        Direction::Inbound => (peer, own, peer_capabilities),
+    };
+    let frame = Frame {
+        source,
+        destination,
+        mac_source: mac(text(case, "src_mac")),
+        mac_destination: mac(text(case, "dst_mac")),
+        ethertype: case["ethertype"].as_u64().unwrap() as u16,
+        payload: &payload,
+    };
+    let nobody = Side::default();
+    let context = Context {
+        network,
+        own,
+        direction,
+        unknown_matches: false,
+        emulated: Emulated::default(),
+        own_claims: &nobody,
+        peer_claims: Some(&nobody),
+    };
+    let capabilities = capabilities.iter().map(|c| c.rules.rules());
+    let filtered = filter(base.rules(), capabilities, &frame, &context, case["no_tee"] == false, &mut || 0);
+
+    let expected = match text(case, "result") {
+        "drop" => Verdict::Drop,
+        "accept" => Verdict::Accept,
+        "super_accept" => Verdict::SuperAccept,
+        other => panic!("result {other} is new: {case}"),
+    };
+    assert_eq!(filtered.verdict, expected, "{}", case["name"]);
+    let sent: Vec<_> = filtered
+        .copies()
+        .map(|copy| {
+            let mut payload = Vec::new();
+            copy.message(network, &frame).write(&mut payload);
+            json!({ "to": copy.to.to_string(), "verb": "EXT_FRAME", "payload": hex::encode(payload) })
+        })
+        .collect();
+    assert_eq!(case["messages"], json!(sent), "{}", case["name"]);
 }
 
 fn finish(file: &str, cases: usize) {
