@@ -22,6 +22,8 @@ const OVERLAY: [u8; 3] = [10, 77, 0];
 const LAN_A_HOST: &str = "192.168.11.2";
 const LAN_B_HOST: &str = "192.168.12.2";
 const TCP_PORT: u16 = 5201;
+const UDP_PORT: u16 = 5202;
+const UDP_SIZE: usize = 1200;
 /// A first contact slower than this counts as failed.
 const FIRST_PING_LIMIT: Duration = Duration::from_secs(15);
 const DIRECT_LIMIT: Duration = Duration::from_secs(30);
@@ -64,6 +66,7 @@ pub struct Summary {
     loaded: Option<Pings>,
     tcp_bits_per_s: Option<f64>,
     udp_bits_per_s: Option<f64>,
+    udp_packets_per_s: Option<f64>,
     udp_lost: Option<u64>,
     retransmits: Option<u64>,
     cpu_s_per_gb: Option<f64>,
@@ -100,6 +103,7 @@ impl Summary {
             "tcp_bits_per_s": self.tcp_bits_per_s,
             "tcp_retransmits": self.retransmits,
             "udp_bits_per_s": self.udp_bits_per_s,
+            "udp_packets_per_s": self.udp_packets_per_s,
             "udp_lost": self.udp_lost,
             "cpu_s_per_gb": self.cpu_s_per_gb,
             "peak_rss_kib": self.peak_rss_kib,
@@ -137,7 +141,9 @@ impl Summary {
         }
         if let Some(bits) = self.udp_bits_per_s {
             let lost = self.udp_lost.unwrap_or(0);
-            rows.push(("UDP to the reference node".into(), format!("{:.1} Mbit/s, {lost} datagrams lost", bits / 1e6)));
+            let packets = self.udp_packets_per_s.unwrap_or(0.0) / 1e3;
+            let value = format!("{:.3} Gbit/s, {packets:.1} thousand datagrams/s arrived, {lost} lost", bits / 1e9);
+            rows.push(("UDP, 1200 bytes".into(), value));
         }
         rows.push(("CPU of both gateways".into(), number(self.cpu_s_per_gb, "s per GB")));
         rows.push(("peak memory of a gateway".into(), format!("{:.1} MiB", self.peak_rss_kib as f64 / 1024.0)));
@@ -340,9 +346,10 @@ impl World {
         }
         seen.idle = Some(idle);
         if reference {
-            self.stream(stage, &mut seen)?
+            self.stream(stage, &mut seen)?;
         } else {
-            self.transfer(stage, &peer, &mut seen)?
+            self.transfer(stage, &peer, &mut seen)?;
+            self.flood(stage, &mut seen)?;
         }
         let pids = [self.near.pid(), self.far.as_ref().map_or(0, Far::pid)];
         seen.peak_rss_kib =
@@ -424,10 +431,36 @@ impl World {
         Ok(())
     }
 
+    /// UDP from LAN host A to LAN host B, offered as fast as the host can: what arrives is what the way can carry.
+    fn flood(&self, stage: &Stage<'_>, seen: &mut Summary) -> Result<()> {
+        let duration = Duration::from_secs(stage.options.seconds.min(3));
+        stage.say(format!("UDP flood of {UDP_SIZE}-byte datagrams for {} s", duration.as_secs()))?;
+        let (ready, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        let to = SocketAddr::new(LAN_B_HOST.parse().unwrap_or(overlay(2)), UDP_PORT);
+        let host = &self.host;
+        let (counted, sent) = std::thread::scope(|s| {
+            let sink = s.spawn(|| host[1].inside(|| measure::udp_count(to, &ready, &done)));
+            while !ready.load(Ordering::Acquire) && !sink.is_finished() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let sent = host[0].inside(|| measure::udp_flood(to, UDP_SIZE, duration, &stage.stop));
+            std::thread::sleep(Duration::from_millis(200));
+            done.store(true, Ordering::Release);
+            (join(sink), sent)
+        });
+        let ((packets, bytes), sent) = (counted?, sent?);
+        seen.udp_bits_per_s = Some(bytes as f64 * 8.0 / duration.as_secs_f64());
+        seen.udp_packets_per_s = Some(packets as f64 / duration.as_secs_f64());
+        seen.udp_lost = Some(sent.saturating_sub(packets));
+        if packets == 0 {
+            seen.failures.push("UDP flood: not a datagram arrived".into());
+        }
+        Ok(())
+    }
+
     /// The reference node has no TCP stack of its own: a paced UDP stream of its making takes the transfer's place.
     fn stream(&mut self, stage: &Stage<'_>, seen: &mut Summary) -> Result<()> {
         const PACKETS_PER_SECOND: u64 = 2000;
-        const SIZE: u64 = 1200;
         let Some(Far::Reference(far)) = &mut self.far else { return Ok(()) };
         let seconds = stage.options.seconds.min(20);
         stage.say(format!("UDP stream of {PACKETS_PER_SECOND} packets/s from the reference node for {seconds} s"))?;
@@ -442,7 +475,7 @@ impl World {
             }
             let streamed = far.command(json!({
                 "cmd": "stream", "dst": at.ip().to_string(), "port": at.port(), "pps": PACKETS_PER_SECOND,
-                "seconds": seconds, "size": SIZE,
+                "seconds": seconds, "size": UDP_SIZE,
             }));
             done.store(true, Ordering::Release);
             (join(sink), streamed)
@@ -451,6 +484,7 @@ impl World {
         let sent = PACKETS_PER_SECOND * seconds;
         let used = measure::cpu_time(near.pid()) - before;
         seen.udp_bits_per_s = Some(bytes as f64 * 8.0 / seconds as f64);
+        seen.udp_packets_per_s = Some(packets as f64 / seconds as f64);
         seen.udp_lost = Some(sent.saturating_sub(packets));
         if packets == 0 {
             seen.failures.push("UDP stream: not a datagram arrived".into());
