@@ -1,1 +1,151 @@
-//! One core's packet work over buffers: open, filter, deliver; pick a path, seal, send. Sans-I/O.
+//! One core's packet work: open, filter, deliver; address, seal, send. Sans-I/O over buffers: a [`Shard`] is handed
+//! datagrams and frames in the caller's memory and writes into the caller's send buffers through [`Egress`]. It must
+//! never know a socket, a ring, a clock or another shard; what it cannot do alone goes to the control plane.
+//!
+//! The two ways of a packet are [`Shard::inbound`] and [`Shard::outbound`], one file each. Neither allocates, locks or
+//! logs once buffers have found their size. What the control plane knows reaches the shard as [`Update`]s, and what the
+//! shard saw goes back with [`Shard::tick`], in batches.
+//!
+//! A shard handles the unicast frames of *fast* networks between members that passed the gate. Fast means that the rules
+//! accept every IPv4, ARP and IPv6 frame by its ethertype alone (`network::rules::accepts_all_ip`); any other ethertype
+//! is left to the control plane, which runs the rules.
+
+mod activity;
+mod egress;
+mod inbound;
+mod outbound;
+mod tables;
+
+use std::net::SocketAddr;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use wire::fragment::{Reassembler, ReassemblyCounters};
+use wire::packet::MAX_PACKET;
+use wire::{Address, Now};
+
+pub use activity::{ACTIVITY_PATHS_MAX, Activity};
+pub use egress::{Egress, ToControl};
+pub use tables::{MEMBERS_MAX, NETWORKS_MAX, PEERS_MAX, Route, Update};
+
+/// Bytes of an Ethernet header without VLAN tag.
+pub const ETHERNET_HEADER_LEN: usize = 14;
+
+/// Names one UDP socket of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketId(pub u64);
+
+/// A way datagrams take: our socket and the remote endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Path {
+    socket: SocketId,
+    remote: SocketAddr,
+}
+
+/// What a shard is told once, when it is made.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Unpredictable, and another one for every shard and every start: packet IDs and table hashing come from it.
+    pub seed: [u8; 32],
+}
+
+/// The tables, buffers and counters of one core.
+pub struct Shard {
+    own: Address,
+    tables: tables::Tables,
+    reassembler: Reassembler<Path>,
+    /// Packet IDs. Random ones are unique enough for suite 1 and unpredictable. // spec: wire, "Packet ID"
+    ids: StdRng,
+    /// A packet that is too long for one datagram is sealed here before it is split.
+    scratch: Box<[u8; MAX_PACKET]>,
+    counters: Counters,
+}
+
+impl Shard {
+    /// A shard of the node `own` that knows nobody yet.
+    pub fn new(own: Address, config: Config) -> Shard {
+        let mut ids = StdRng::from_seed(config.seed);
+        Shard {
+            own,
+            tables: tables::Tables::new(ids.next_u64()),
+            reassembler: Reassembler::new(ids.next_u64()),
+            ids,
+            scratch: Box::new([0; MAX_PACKET]),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes in what the control plane decided. Between batches, never on the packet path: tables may grow here.
+    pub fn apply(&mut self, update: Update) {
+        self.tables.apply(update, &mut self.counters);
+    }
+
+    /// Ends a batch of batches: drops packets that stayed incomplete and appends to `report` what frames went over
+    /// which path since the last tick.
+    pub fn tick(&mut self, now: Now, report: &mut Vec<Activity>) {
+        self.reassembler.expire(now);
+        self.tables.report(report);
+    }
+
+    /// What was done and what was dropped since the start, by cause.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What became of fragments.
+    pub fn reassembly(&self) -> ReassemblyCounters {
+        self.reassembler.counters()
+    }
+}
+
+/// Packets since the start, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames delivered to a TAP.
+    pub frames_in: u64,
+    /// Frames sent to a member.
+    pub frames_out: u64,
+    /// Datagrams those took.
+    pub datagrams_out: u64,
+
+    /// Given to control: datagrams for other nodes.
+    pub control_foreign: u64,
+    /// Given to control: packets of unknown senders, HELLOs, trusted paths.
+    pub control_unopened: u64,
+    /// Given to control: opened packets that are not for a shard.
+    pub control_opened: u64,
+    /// Given to control: frames that are not for a shard.
+    pub control_frames: u64,
+
+    /// Dropped: neither packet nor fragment, or longer than any packet.
+    pub not_a_packet: u64,
+    /// Dropped: sent by a node with our own address.
+    pub own_source: u64,
+    /// Dropped: cipher suites 4 to 7.
+    pub undefined_suite: u64,
+    /// Dropped: a verb that must not come in clear.
+    pub clear_verb: u64,
+    /// Dropped: authentication failed.
+    pub forged: u64,
+    /// Dropped: a frame with an ID that came before.
+    pub duplicate: u64,
+    /// Dropped: a received frame above the network's MTU.
+    pub oversized_in: u64,
+    /// Dropped: a frame from the TAP that is shorter than its header.
+    pub runt_out: u64,
+    /// Dropped: a frame from the TAP above the network's MTU.
+    pub oversized_out: u64,
+    /// Dropped: a frame that takes more datagrams than a receiver accepts.
+    pub unsplittable: u64,
+    /// Dropped: datagrams for which there was no send buffer.
+    pub no_buffer: u64,
+
+    /// Refused: the table of peers is full.
+    pub peers_full: u64,
+    /// Refused: the table of networks is full.
+    pub networks_full: u64,
+    /// Refused: a network's table of members is full, or the network is not known.
+    pub members_full: u64,
+    /// Packets that went uncounted because their peer used too many paths within one tick.
+    pub activity_full: u64,
+}

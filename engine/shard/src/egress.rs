@@ -1,0 +1,63 @@
+//! Where a shard's packets go. The caller implements [`Egress`] over its rings, queues and buffers; a shard must never
+//! know which.
+
+use std::net::SocketAddr;
+
+use wire::NetworkId;
+
+use crate::SocketId;
+
+/// The outside of a shard, seen from within.
+pub trait Egress {
+    /// Hands an Ethernet frame, header included, to the network's TAP.
+    fn tap(&mut self, network: NetworkId, frame: &[u8]);
+
+    /// A send buffer of exactly `len` bytes. What the shard has written into it leaves `socket` for `remote` when the
+    /// batch ends. None if there is no room: the datagram is dropped and counted.
+    fn udp(&mut self, socket: SocketId, remote: SocketAddr, len: usize) -> Option<&mut [u8]>;
+
+    /// Hands to the control plane what a shard does not do. A full queue drops and counts.
+    fn control(&mut self, what: ToControl<'_>);
+}
+
+/// What a shard leaves to the control plane.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ToControl<'a> {
+    /// As it came from the network: a head, perhaps of a longer packet, or a fragment. It is for another node, or a
+    /// whole packet for us that needs more than a shard knows: a HELLO (its tail still obscured), an unknown sender, a
+    /// trusted path.
+    Datagram {
+        /// The socket it came to.
+        socket: SocketId,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// The UDP payload.
+        bytes: &'a [u8],
+    },
+    /// The same, put together from fragments; its fragmented flag is still set because it is authenticated.
+    Reassembled {
+        /// The socket the head came to.
+        socket: SocketId,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// The whole packet, unopened.
+        packet: &'a [u8],
+    },
+    /// A whole packet for us, authenticated and decrypted; may be compressed. ACK, QOS_MEASUREMENT and
+    /// PATH_NEGOTIATION_REQUEST come so in suite 0 too; no other verb does.
+    Opened {
+        /// The socket it came to.
+        socket: SocketId,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// The whole packet, verb and payload in clear.
+        packet: &'a [u8],
+    },
+    /// An Ethernet frame from the TAP: multicast, bridged, filtered, or to somebody without a route.
+    Frame {
+        /// The network of the TAP.
+        network: NetworkId,
+        /// The frame, header included.
+        frame: &'a [u8],
+    },
+}

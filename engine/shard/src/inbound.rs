@@ -1,0 +1,160 @@
+//! A packet's way in: datagram, whole packet, known sender, opened, frame, TAP. Read it from top to bottom. It must
+//! never do what only the control plane can: learn a path, answer, or believe a stranger.
+
+use std::net::SocketAddr;
+
+use wire::message::Frame;
+use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify, may_be_in_clear};
+use wire::{Address, Mac, Now, Verb};
+
+use crate::egress::{Egress, ToControl};
+use crate::{ETHERNET_HEADER_LEN, Path, Shard, SocketId};
+
+/// Where the payload of a FRAME starts.
+const FRAME_PAYLOAD: usize = HDR_LEN + Frame::HEADER_LEN;
+/// Where its Ethernet header is put, over what has been read already. The ethertype is in its place.
+const ETHERNET: usize = FRAME_PAYLOAD - ETHERNET_HEADER_LEN;
+
+impl Shard {
+    /// Takes one datagram from a socket. Packets are decrypted in place, so its bytes are spoilt.
+    // spec: paths, "Receive pipeline"
+    pub fn inbound(
+        &mut self,
+        now: Now,
+        socket: SocketId,
+        remote: SocketAddr,
+        datagram: &mut [u8],
+        out: &mut impl Egress,
+    ) {
+        let path = Path { socket, remote };
+        match classify(datagram) {
+            Datagram::Head => self.head(now, path, datagram, out),
+            Datagram::Fragment => self.fragment(now, path, datagram, out),
+            Datagram::Beacon | Datagram::Ignored => self.counters.not_a_packet += 1,
+        }
+    }
+
+    /// A packet, or the first part of one.
+    fn head(&mut self, now: Now, path: Path, datagram: &mut [u8], out: &mut impl Egress) {
+        let Ok(head) = Packet::new(&*datagram) else {
+            self.counters.not_a_packet += 1;
+            return;
+        };
+        if head.source() == self.own {
+            self.counters.own_source += 1;
+            return;
+        }
+        if head.destination() != self.own {
+            return self.foreign(path, datagram, out);
+        }
+        if !head.fragmented() {
+            return self.packet(path, datagram, out);
+        }
+        if let Some(packet) = self.reassembler.head(now, path, datagram) {
+            self.reassembled(path, packet, out);
+        }
+    }
+
+    /// A further part of a packet.
+    fn fragment(&mut self, now: Now, path: Path, datagram: &[u8], out: &mut impl Egress) {
+        if Fragment::new(datagram).is_ok_and(|fragment| fragment.destination() != self.own) {
+            return self.foreign(path, datagram, out);
+        }
+        if let Some(packet) = self.reassembler.fragment(now, path, datagram) {
+            self.reassembled(path, packet, out);
+        }
+    }
+
+    fn reassembled(&mut self, path: Path, mut packet: Vec<u8>, out: &mut impl Egress) {
+        self.packet(path, &mut packet, out);
+        self.reassembler.recycle(packet);
+    }
+
+    /// A whole packet for us: is it from somebody we know, and genuine?
+    // spec: wire, "What a receiver accepts", Gateway
+    fn packet(&mut self, path: Path, packet: &mut [u8], out: &mut impl Egress) {
+        let Ok(header) = Packet::new(&*packet) else { return };
+        let (sender, hops0) = (header.source(), header.hops() == 0);
+        match header.suite() {
+            Some(Suite::Salsa2012Poly1305 | Suite::AesGmacSiv) => {}
+            Some(Suite::TrustedPath) => return self.unopened(path, packet, out),
+            Some(Suite::Poly1305) if header.verb_number() == Verb::Hello as u8 => {
+                return self.unopened(path, packet, out);
+            }
+            Some(Suite::Poly1305) if may_be_in_clear(header.verb_number()) => {}
+            Some(Suite::Poly1305) => {
+                self.counters.clear_verb += 1;
+                return;
+            }
+            None => {
+                self.counters.undefined_suite += 1;
+                return;
+            }
+        }
+        let Some(peer) = self.tables.peers.get(&sender) else {
+            return self.unopened(path, packet, out);
+        };
+        if peer.keys.open(packet).is_err() {
+            self.counters.forged += 1;
+            return;
+        }
+        self.opened(path, sender, hops0, packet, out);
+    }
+
+    /// A genuine packet of a known peer: is it a frame that a shard may deliver?
+    fn opened(&mut self, path: Path, sender: Address, hops0: bool, packet: &mut [u8], out: &mut impl Egress) {
+        let Ok(view) = Packet::new(&*packet) else { return };
+        if view.verb_number() != Verb::Frame as u8 || view.compressed() {
+            return self.for_control(path, packet, out);
+        }
+        let Ok(frame) = Frame::parse(view.payload()) else {
+            return self.for_control(path, packet, out);
+        };
+        let Some(network) = self.tables.networks.get(&frame.network) else {
+            return self.for_control(path, packet, out);
+        };
+        if !network.passes(sender, frame.ethertype) || frame.payload.is_empty() {
+            return self.for_control(path, packet, out);
+        }
+        if frame.payload.len() > usize::from(network.mtu) {
+            self.counters.oversized_in += 1;
+            return;
+        }
+        let Some(peer) = self.tables.peers.get_mut(&sender) else { return };
+        // spec: paths, "Hardening bounds", duplicates
+        if !peer.recent.get_or_insert_default().insert(view.id()) {
+            self.counters.duplicate += 1;
+            return;
+        }
+        if peer.ledger(sender, &mut self.tables.active).received(path, hops0, packet.len()).is_err() {
+            self.counters.activity_full += 1;
+        }
+        // spec: networks, "FRAME (verb 0x06)"
+        let (id, to, from) = (frame.network, network.mac, Mac::of_member(frame.network, sender));
+        packet[ETHERNET..ETHERNET + 6].copy_from_slice(&to.0);
+        packet[ETHERNET + 6..ETHERNET + 12].copy_from_slice(&from.0);
+        self.counters.frames_in += 1;
+        out.tap(id, &packet[ETHERNET..]);
+    }
+
+    /// For another node, if we relay.
+    fn foreign(&mut self, Path { socket, remote }: Path, bytes: &[u8], out: &mut impl Egress) {
+        self.counters.control_foreign += 1;
+        out.control(ToControl::Datagram { socket, remote, bytes });
+    }
+
+    /// Needs more to be opened than a shard has.
+    fn unopened(&mut self, Path { socket, remote }: Path, packet: &[u8], out: &mut impl Egress) {
+        self.counters.control_unopened += 1;
+        out.control(match Packet::new(packet) {
+            Ok(view) if view.fragmented() => ToControl::Reassembled { socket, remote, packet },
+            _ => ToControl::Datagram { socket, remote, bytes: packet },
+        });
+    }
+
+    /// Anything but a frame that a shard may deliver.
+    fn for_control(&mut self, Path { socket, remote }: Path, packet: &[u8], out: &mut impl Egress) {
+        self.counters.control_opened += 1;
+        out.control(ToControl::Opened { socket, remote, packet });
+    }
+}

@@ -1,0 +1,210 @@
+//! What a shard knows of peers and networks, as the control plane told it. Read on every packet, changed only between
+//! batches, shared with nobody. It must never know why somebody is a member or where a route comes from.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use wire::keys::Keys;
+use wire::packet::Suite;
+use wire::recent::RecentIds;
+use wire::{Address, Mac, NetworkId};
+
+use crate::activity::{Activity, Ledger};
+use crate::{Counters, ETHERNET_HEADER_LEN, SocketId};
+
+/// Peers a shard knows. More are refused: their packets go to the control plane. // spec: paths, "Hardening bounds", peers
+pub const PEERS_MAX: usize = 65_536;
+/// Networks a shard knows. More are refused.
+pub const NETWORKS_MAX: usize = 1024;
+/// Members of one network that a shard knows. More are refused.
+pub const MEMBERS_MAX: usize = PEERS_MAX;
+
+/// Where frames to a peer go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// From this socket.
+    pub socket: SocketId,
+    /// To this endpoint: the peer's own, or that of the root that relays.
+    pub remote: SocketAddr,
+    /// UDP payload bytes per datagram.
+    pub mtu: u16,
+}
+
+/// A change of what a shard knows.
+#[derive(Clone)]
+pub enum Update {
+    /// A peer; replaces what was known of it.
+    Peer {
+        /// The peer.
+        address: Address,
+        /// Its keys.
+        keys: Arc<Keys>,
+        /// The suite for frames to it.
+        suite: Suite,
+        /// Where frames to it go; none: to the control plane.
+        route: Option<Route>,
+    },
+    /// Forget a peer.
+    PeerGone(Address),
+    /// A network; replaces what was known of it, but for its members.
+    Network {
+        /// The network.
+        id: NetworkId,
+        /// Our MAC on it.
+        mac: Mac,
+        /// Largest payload of a frame, bytes.
+        mtu: u16,
+        /// Shards may handle its unicast IP frames alone.
+        fast: bool,
+    },
+    /// Forget a network and its members.
+    NetworkGone(NetworkId),
+    /// Whether frames may pass between us and this member. Its network must be known.
+    Member {
+        /// The network.
+        network: NetworkId,
+        /// The member.
+        address: Address,
+        /// They may.
+        allowed: bool,
+    },
+}
+
+pub(crate) struct Tables {
+    pub(crate) peers: HashMap<Address, Peer, FixedState>,
+    pub(crate) networks: HashMap<NetworkId, Network, FixedState>,
+    /// Peers with something in their ledger.
+    pub(crate) active: Vec<Address>,
+    hasher: FixedState,
+}
+
+pub(crate) struct Peer {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) suite: Suite,
+    pub(crate) route: Option<Route>,
+    /// IDs of the frames it sent last; made when the first one comes.
+    pub(crate) recent: Option<RecentIds>,
+    ledger: Ledger,
+}
+
+pub(crate) struct Network {
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u16,
+    pub(crate) fast: bool,
+    members: HashSet<Address, FixedState>,
+}
+
+/// Where a frame from our TAP goes and how.
+pub(crate) struct Way<'t> {
+    pub(crate) to: Address,
+    pub(crate) ethertype: u16,
+    /// Largest payload of a frame, bytes.
+    pub(crate) mtu: usize,
+    pub(crate) peer: &'t mut Peer,
+    pub(crate) route: Route,
+    pub(crate) active: &'t mut Vec<Address>,
+}
+
+impl Peer {
+    /// The ledger of this peer, which is `address`, to write a line into.
+    pub(crate) fn ledger(&mut self, address: Address, active: &mut Vec<Address>) -> &mut Ledger {
+        if self.ledger.is_empty() {
+            active.push(address);
+        }
+        &mut self.ledger
+    }
+}
+
+impl Network {
+    /// Frames of these protocols may pass between us and `member` without further questions.
+    pub(crate) fn passes(&self, member: Address, ethertype: u16) -> bool {
+        const IPV4: u16 = 0x0800;
+        const ARP: u16 = 0x0806;
+        const IPV6: u16 = 0x86dd;
+        self.fast && matches!(ethertype, IPV4 | ARP | IPV6) && self.members.contains(&member)
+    }
+}
+
+impl Tables {
+    /// `seed` keeps remotes from choosing addresses that collide in our tables.
+    pub(crate) fn new(seed: u64) -> Tables {
+        let hasher = FixedState::with_seed(seed);
+        Tables {
+            peers: HashMap::with_hasher(hasher.clone()),
+            networks: HashMap::with_hasher(hasher.clone()),
+            active: Vec::new(),
+            hasher,
+        }
+    }
+
+    pub(crate) fn apply(&mut self, update: Update, counters: &mut Counters) {
+        let (peers_full, networks_full) = (self.peers.len() == PEERS_MAX, self.networks.len() == NETWORKS_MAX);
+        match update {
+            Update::Peer { address, keys, suite, route } => match self.peers.get_mut(&address) {
+                Some(peer) => (peer.keys, peer.suite, peer.route) = (keys, suite, route),
+                None if peers_full => counters.peers_full += 1,
+                None => {
+                    let peer = Peer { keys, suite, route, recent: None, ledger: Ledger::default() };
+                    self.peers.insert(address, peer);
+                }
+            },
+            Update::PeerGone(address) => {
+                self.peers.remove(&address);
+                self.active.retain(|&active| active != address);
+            }
+            Update::Network { id, mac, mtu, fast } => match self.networks.get_mut(&id) {
+                Some(network) => (network.mac, network.mtu, network.fast) = (mac, mtu, fast),
+                None if networks_full => counters.networks_full += 1,
+                None => {
+                    let members = HashSet::with_hasher(self.hasher.clone());
+                    self.networks.insert(id, Network { mac, mtu, fast, members });
+                }
+            },
+            Update::NetworkGone(id) => {
+                self.networks.remove(&id);
+            }
+            Update::Member { network, address, allowed } => match self.networks.get_mut(&network) {
+                Some(network) if !allowed => {
+                    network.members.remove(&address);
+                }
+                Some(network) if network.members.len() < MEMBERS_MAX || network.members.contains(&address) => {
+                    network.members.insert(address);
+                }
+                _ => counters.members_full += u64::from(allowed),
+            },
+        }
+    }
+
+    /// The way of a frame with this Ethernet header from our TAP, if a shard may send it: unicast from ourselves to an
+    /// allowed member with a route. Multicast, bridged frames and frames to ourselves are not of that kind.
+    pub(crate) fn way(&mut self, id: NetworkId, ethernet: &[u8; ETHERNET_HEADER_LEN]) -> Option<Way<'_>> {
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, e0, e1] = *ethernet;
+        let ethertype = u16::from_be_bytes([e0, e1]);
+        let network = self.networks.get(&id)?;
+        if network.mac != Mac([s0, s1, s2, s3, s4, s5]) {
+            return None;
+        }
+        // spec: networks, "MAC of a member"
+        let to = Mac([d0, d1, d2, d3, d4, d5]).member(id)?;
+        if !network.passes(to, ethertype) {
+            return None;
+        }
+        let peer = self.peers.get_mut(&to)?;
+        if !matches!(peer.suite, Suite::Salsa2012Poly1305 | Suite::AesGmacSiv) {
+            return None;
+        }
+        let route = peer.route?;
+        Some(Way { to, ethertype, mtu: network.mtu.into(), peer, route, active: &mut self.active })
+    }
+
+    /// Appends what the ledgers hold and empties them.
+    pub(crate) fn report(&mut self, report: &mut Vec<Activity>) {
+        for address in self.active.drain(..) {
+            if let Some(peer) = self.peers.get_mut(&address) {
+                peer.ledger.drain(address, report);
+            }
+        }
+    }
+}
