@@ -12,14 +12,14 @@
 
 use crate::address::NetworkId;
 use crate::dictionary::CONFIG_DICT;
-use crate::identity::{Identity, SecretIdentity, Signature};
+use crate::identity::{Identity, SIG_LEN, SecretIdentity, Signature};
 use crate::read::{Malformed, Reader};
 
 /// Bytes of configuration that a sender puts into one chunk at most: 10024 - 28 - 256.
 pub const MAX_CHUNK_DATA: usize = 9740;
 
 const SIGNATURE_TYPE: u8 = 1;
-const SIG_LEN: u16 = 96;
+const SIGNATURE_LEN: u16 = SIG_LEN as u16;
 
 /// The payload of NETWORK_CONFIG, and of OK(NETWORK_CONFIG_REQUEST) after its reply prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +59,10 @@ impl<'a> ConfigChunk<'a> {
         let update_id = r.u64("chunk update id")?;
         let total = r.u32("chunk total")?;
         let index = r.u32("chunk index")?;
-        if r.u8("chunk signature type")? != SIGNATURE_TYPE || r.u16("chunk signature length")? != SIG_LEN {
+        if r.u8("chunk signature type")? != SIGNATURE_TYPE || r.u16("chunk signature length")? != SIGNATURE_LEN {
             return Err(Malformed { what: "chunk signature type or length" });
         }
-        let signature = Some(Signature(r.array("chunk signature")?));
+        let signature = Some(Signature::read(r)?);
         let end = u64::from(index) + u64::from(len);
         if end > u64::from(total) || total as usize >= CONFIG_DICT {
             return Err(Malformed { what: "chunk place" });
@@ -75,7 +75,7 @@ impl<'a> ConfigChunk<'a> {
         let Some(signature) = &self.signature else { return self.write_data(out) };
         self.write_signed(out);
         out.push(SIGNATURE_TYPE);
-        out.extend_from_slice(&SIG_LEN.to_be_bytes());
+        out.extend_from_slice(&SIGNATURE_LEN.to_be_bytes());
         out.extend_from_slice(&signature.0);
     }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::address::{Address, Mac, NetworkId};
-use crate::identity::{Identity, SecretIdentity, Signature};
+use crate::identity::{Identity, SIG_LEN, SecretIdentity, Signature};
 use crate::read::{Malformed, Reader};
 use crate::rule::{CAP_MAX_RULES, RuleTable};
 
@@ -14,8 +14,6 @@ pub const COM_MAX_QUALIFIERS: usize = 8;
 pub const CAP_MAX_CUSTODY: u8 = 7;
 /// Things per certificate of ownership at most.
 pub const COO_MAX_THINGS: usize = 16;
-/// Bytes of a signature.
-pub const SIG_LEN: usize = 96;
 
 /// The only signature type there is: Ed25519 with the truncated SHA-512 appended.
 const SIGNATURE_TYPE: u8 = 1;
@@ -34,7 +32,7 @@ fn read_signature(r: &mut Reader<'_>) -> Result<Option<Signature>, Malformed> {
     if usize::from(len) != SIG_LEN {
         return Err(Malformed { what: "signature length" });
     }
-    r.array("signature").map(|bytes| Some(Signature(bytes)))
+    Signature::read(r).map(Some)
 }
 
 /// An unsigned object carries 96 zero bytes, as the reference writes it.
@@ -161,7 +159,7 @@ impl Com {
         let signer = Address::read(r)?;
         let signature = match signer {
             Address::ZERO => None,
-            _ => Some(Signature(r.array("certificate of membership signature")?)),
+            _ => Some(Signature::read(r)?),
         };
         Ok(Com { qualifiers, signer, signature })
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::address::Address;
 use crate::endpoint;
-use crate::identity::{Identity, SecretIdentity, Signature};
+use crate::identity::{Identity, PUB_LEN, SIG_LEN, SecretIdentity, Signature};
 use crate::read::{Malformed, Reader};
 
 /// The public ZeroTier planet shipped with 1.8.5 to 1.14.1: world 149604618, revision of 2022-02-11.
@@ -65,7 +65,7 @@ pub struct World {
     /// Revision, ms since 1970 of its maker's clock.
     pub timestamp: u64,
     /// Composite public key that must sign the next revision.
-    pub update_key: [u8; 64],
+    pub update_key: [u8; PUB_LEN],
     /// Of this revision, by the key that the revision before names.
     pub signature: Signature,
     /// At most [`WORLD_MAX_ROOTS`].
@@ -79,11 +79,11 @@ impl World {
         kind: WorldKind,
         id: u64,
         timestamp: u64,
-        update_key: [u8; 64],
+        update_key: [u8; PUB_LEN],
         roots: Vec<Root>,
         signer: &SecretIdentity,
     ) -> World {
-        let mut world = World { kind, id, timestamp, update_key, signature: Signature([0; 96]), roots };
+        let mut world = World { kind, id, timestamp, update_key, signature: Signature([0; SIG_LEN]), roots };
         world.signature = signer.sign(&world.signed_bytes());
         world
     }
@@ -102,7 +102,7 @@ impl World {
         let id = r.u64("world id")?;
         let timestamp = r.u64("world timestamp")?;
         let update_key = r.array("world update key")?;
-        let signature = Signature(r.array("world signature")?);
+        let signature = Signature::read(r)?;
         let count = usize::from(r.u8("root count")?);
         if count > WORLD_MAX_ROOTS {
             return Err(Malformed { what: "root count" });
@@ -161,7 +161,7 @@ impl World {
     }
 
     /// Signed with the private half of `key`.
-    pub fn verify(&self, key: &[u8; 64]) -> bool {
+    pub fn verify(&self, key: &[u8; PUB_LEN]) -> bool {
         Identity::from_parts(Address::ZERO, *key).verify(&self.signed_bytes(), &self.signature)
     }
 
