@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use rand::distr::{Distribution, Uniform};
 use wire::identity::{Identity, SecretIdentity};
-use wire::world::{DEFAULT_PLANET, World};
+use wire::world::{DEFAULT_PLANET, World, WorldKind};
 use wire::{Address, NetworkId};
 use zeroize::Zeroizing;
 
@@ -217,7 +217,7 @@ impl Home {
             Some(planet) => planet,
             None => {
                 self.write(&self.planet(), PUBLIC, DEFAULT_PLANET)?;
-                parse_world(DEFAULT_PLANET).map_err(|reason| self.corrupt(self.planet(), reason, ""))?
+                World::parse(DEFAULT_PLANET).map_err(|e| self.corrupt(self.planet(), e.to_string(), ""))?
             }
         };
         let token = match token {
@@ -280,9 +280,24 @@ impl Home {
     }
 
     fn load_planet(&self) -> Result<Option<World>, HomeError> {
-        let Some(bytes) = self.read(&self.planet())? else { return Ok(None) };
-        let or = ", or remove it to use the public planet";
-        parse_world(&bytes).map(Some).map_err(|reason| self.corrupt(self.planet(), reason, or))
+        self.load_world(&self.planet(), WorldKind::Planet, ", or remove it to use the public planet")
+    }
+
+    /// A world must be signed with the key that it names for its next revision, or with the key noted beside it: that is
+    /// the one by which it was accepted when it changed the key.
+    fn load_world(&self, file: &Path, kind: WorldKind, or: &'static str) -> Result<Option<World>, HomeError> {
+        let Some(bytes) = self.read(file)? else { return Ok(None) };
+        let corrupt = |reason: String| self.corrupt(file.to_owned(), reason, or);
+        let world = World::parse(&bytes).map_err(|e| corrupt(format!("not a planet or moon ({e})")))?;
+        if world.kind != kind {
+            return Err(corrupt("a planet and a moon were mixed up".into()));
+        }
+        let noted = self.read(&signer_file(file))?.and_then(|text| hex::decode(text.trim_ascii()).ok());
+        let noted = noted.and_then(|key| <[u8; 64]>::try_from(key).ok());
+        if !world.is_self_signed() && !noted.is_some_and(|key| world.verify(&key)) {
+            return Err(corrupt("its signature does not fit its content".into()));
+        }
+        Ok(Some(world))
     }
 
     fn load_moons(&self) -> Result<Vec<World>, HomeError> {
@@ -291,8 +306,7 @@ impl Home {
             if moons.len() == MAX_MOONS {
                 return Err(self.corrupt(file, format!("more than {MAX_MOONS} moons"), ", or remove some"));
             }
-            let Some(bytes) = self.read(&file)? else { continue };
-            let moon = parse_world(&bytes).map_err(|reason| self.corrupt(file.clone(), reason, ", or remove it"))?;
+            let Some(moon) = self.load_world(&file, WorldKind::Moon, ", or remove it")? else { continue };
             if moon.id != id {
                 let reason = format!("holds the moon {:016x}", moon.id);
                 return Err(self.corrupt(file, reason, ", or rename it"));
@@ -408,9 +422,11 @@ impl Home {
     }
 }
 
-fn parse_world(bytes: &[u8]) -> Result<World, String> {
-    let world = World::parse(bytes).map_err(|e| format!("not a world ({e})"))?;
-    Ok(world)
+/// Where the key is noted by which a world was accepted, if it is not the one that the world itself names.
+pub fn signer_file(world: &Path) -> PathBuf {
+    let mut name = world.as_os_str().to_owned();
+    name.push(".signer");
+    name.into()
 }
 
 fn new_token() -> Zeroizing<String> {
@@ -419,4 +435,140 @@ fn new_token() -> Zeroizing<String> {
     let mut rng = rand::rng();
     let mut draw = || pick.map_or('a', |p| char::from(ALPHABET[p.sample(&mut rng)]));
     Zeroizing::new((0..TOKEN_LEN).map(|_| draw()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::world::Root;
+
+    use super::*;
+
+    fn made() -> (tempfile::TempDir, Home, Address) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let home = Home::new(dir.path().join("home"));
+        let address = home.load().expect("a new home").identity.public().address();
+        (dir, home, address)
+    }
+
+    /// Damages a file, loads, and checks that the error names the file and that no file changed.
+    fn refused(home: &Home, file: &Path, bytes: &[u8], reason: &str) {
+        let before = fs::read(file).ok();
+        fs::create_dir_all(file.parent().expect("folder")).expect("folder");
+        fs::write(file, bytes).expect("damage");
+        let all = snapshot(home.root());
+        let text = home.load().expect_err("must be refused").to_string();
+        assert!(text.contains(&file.display().to_string()) && text.contains(reason), "{text}");
+        assert_eq!(snapshot(home.root()), all, "something was written after {text}");
+        match before {
+            Some(before) => fs::write(file, before).expect("repair"),
+            None => fs::remove_file(file).expect("repair"),
+        }
+        home.load().expect("repaired");
+    }
+
+    fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder).expect("folder") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                files.extend(snapshot(&path));
+            } else {
+                files.push((path.clone(), fs::read(&path).expect("file")));
+            }
+        }
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_new_home_gets_identity_token_and_planet_under_their_names_and_modes() {
+        let (_dir, home, address) = made();
+        let mode = |file: PathBuf| fs::metadata(file).expect("file").permissions().mode() & 0o777;
+        assert_eq!((mode(home.identity_secret()), mode(home.identity_public())), (SECRET, PUBLIC));
+        assert_eq!((mode(home.token()), mode(home.planet())), (SECRET, PUBLIC));
+        let secret = fs::read(home.identity_secret()).expect("secret");
+        assert!(secret.len() == 270 && secret.starts_with(address.to_string().as_bytes()));
+        assert_eq!(fs::read(home.planet()).expect("planet"), DEFAULT_PLANET);
+        assert_eq!(fs::read(home.token()).expect("token").len(), TOKEN_LEN, "no newline: some tools do not trim");
+        let again = home.load().expect("second start");
+        assert_eq!(again.identity.public().address(), address);
+    }
+
+    #[test]
+    fn a_trailing_newline_and_a_missing_public_identity_are_mended() {
+        let (_dir, home, address) = made();
+        let mut secret = fs::read(home.identity_secret()).expect("secret");
+        secret.push(b'\n');
+        fs::write(home.identity_secret(), secret).expect("write");
+        fs::remove_file(home.identity_public()).expect("remove");
+        fs::write(home.token(), "some-token\n").expect("write");
+        let loaded = home.load().expect("load");
+        assert_eq!((loaded.identity.public().address(), loaded.token.as_str()), (address, "some-token"));
+        assert_eq!(fs::read(home.identity_public()).expect("public").len(), 141);
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused_and_nothing_is_overwritten() {
+        let (_dir, home, _) = made();
+        refused(&home, &home.identity_secret(), b"", "not a secret identity");
+        refused(&home, &home.identity_secret(), b"0123456789:0:xyz", "not a secret identity");
+        refused(&home, &home.identity_public(), b"garbage", "not a public identity");
+        let (_other, other, theirs) = made();
+        let public = fs::read(other.identity_public()).expect("public");
+        refused(&home, &home.identity_public(), &public, &format!("is of {theirs}"));
+        fs::remove_file(home.identity_secret()).expect("remove");
+        let text = home.load().expect_err("half an identity").to_string();
+        assert!(text.contains("identity.secret: missing"), "{text}");
+    }
+
+    #[test]
+    fn a_damaged_planet_or_moon_is_refused_and_nothing_is_overwritten() {
+        let (_dir, home, _) = made();
+        refused(&home, &home.planet(), b"", "not a planet or moon");
+        refused(&home, &home.planet(), &DEFAULT_PLANET[..400], "not a planet or moon");
+        let mut flipped = DEFAULT_PLANET.to_vec();
+        flipped[300] ^= 1;
+        refused(&home, &home.planet(), &flipped, "signature does not fit");
+        refused(&home, &home.moon(7), DEFAULT_PLANET, "mixed up");
+    }
+
+    #[test]
+    fn a_planet_that_changed_its_key_is_taken_with_the_key_noted_beside_it() {
+        let (_dir, home, _) = made();
+        let signer = SecretIdentity::generate(&mut rand::rng());
+        let next = home.load().expect("load").identity;
+        let root = Root { identity: next.public().clone(), endpoints: Vec::new() };
+        let world = World::make(WorldKind::Planet, 9, 1, *next.public().public_key(), vec![root], &signer);
+        fs::write(home.planet(), world.to_bytes()).expect("write");
+        assert!(home.load().is_err());
+        fs::write(signer_file(&home.planet()), hex::encode(signer.public().public_key())).expect("write");
+        assert_eq!(home.load().expect("load").planet, world);
+    }
+
+    #[test]
+    fn networks_are_joined_by_their_files_and_damaged_ones_are_refused() {
+        let (_dir, home, _) = made();
+        let id = NetworkId(0x6af3_745e_9700_0001);
+        refused(&home, &home.network(id), b"\x01\x02\x03 no dictionary", "not a network configuration");
+        refused(&home, &home.network_local(id), b"allowManaged=nonsense", "nonsense");
+        fs::write(home.network(id), "").expect("an empty file joins");
+        fs::write(home.root().join("networks.d/notes.txt"), "kept").expect("write");
+        fs::write(home.network_local(id), "allowGlobal=1\n").expect("write");
+        let loaded = home.load().expect("load");
+        let [only] = loaded.networks.as_slice() else { panic!("{:?}", loaded.networks) };
+        assert!(only.id == id && only.cached.is_none() && only.conf.allow_global);
+    }
+
+    #[test]
+    fn a_home_serves_one_daemon_at_a_time_and_tells_clients_where_it_is() {
+        let (_dir, home, _) = made();
+        let text = home.daemon().expect_err("never ran").to_string();
+        assert!(text.contains("hawser up --home"), "{text}");
+        let lock = home.lock().expect("first");
+        assert!(matches!(home.lock(), Err(HomeError::Locked { .. })));
+        drop(lock);
+        let _again = home.lock().expect("free again");
+        home.write(&home.port(), PUBLIC, b"9994").expect("write");
+        assert_eq!(home.daemon().expect("port and token").0, 9994);
+    }
 }

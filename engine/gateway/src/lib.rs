@@ -3,7 +3,17 @@
 //! This is the only room that sees sockets, files, threads and the kernel. It must never know how a packet looks inside:
 //! it carries bytes between the kernel, the shards and the control plane's state machines, and answers the operator.
 
+pub mod api;
+pub mod backoff;
 pub mod cli;
+pub mod client;
+pub mod daemon;
 pub mod home;
+pub mod links;
 pub mod local_conf;
+pub mod netlink;
 pub mod network_conf;
+pub mod show;
+pub mod store;
+pub mod taps;
+pub mod tools;

@@ -159,7 +159,7 @@ fn halves(target: &Prefix) -> Vec<(IpAddr, u8)> {
     match target.addr {
         _ if target.bits > 0 => vec![(masked(target), target.bits)],
         IpAddr::V4(_) => vec![(IpAddr::from([0; 4]), 1), (IpAddr::from([128, 0, 0, 0]), 1)],
-        IpAddr::V6(_) => vec![(IpAddr::from([0; 16]), 1), (IpAddr::from(1u128 << 127), 1)],
+        IpAddr::V6(_) => vec![(IpAddr::from([0; 16]), 1), (IpAddr::from((1u128 << 127).to_be_bytes()), 1)],
     }
 }
 

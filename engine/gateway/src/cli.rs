@@ -1,0 +1,536 @@
+//! The command line: what can be said, and which part of the house does it. Every failure is one message that says what
+//! to do next, and an exit code that says which kind it was.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value, json};
+use wire::{Address, NetworkId};
+
+use crate::client::{Client, ClientError};
+use crate::home::{DEFAULT_HOME, Home};
+use crate::{daemon, show, tools};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; the message says why and what to do
+  2  the command line is wrong
+  3  no daemon answers for this home
+  4  the daemon does not know the network, peer or member named
+
+Environment:
+  HAWSER_HOME  the home folder, if --home is not given
+  HAWSER_LOG   what the daemon logs: error, warn, info (default), debug, trace, or per part: info,node=debug";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "hawser", version, about = "A ZeroTier-compatible gateway for Linux", after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Folder with identity, planet, networks and settings
+    #[arg(long, global = true, env = "HAWSER_HOME", default_value = DEFAULT_HOME, value_name = "DIR")]
+    pub home: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway in the foreground (as root)
+    Up(UpArgs),
+    /// Show the running gateway
+    Status,
+    /// Show the peers it knows
+    Peers,
+    /// Show the networks it has joined
+    Networks,
+    /// Join a network, or change what a joined one may do to this host
+    Join(JoinArgs),
+    /// Leave a network
+    Leave {
+        /// 16 hex digits
+        network: NetworkId,
+    },
+    /// Make and examine identities
+    #[command(subcommand)]
+    Identity(IdentityCommand),
+    /// Make and examine planets
+    #[command(subcommand)]
+    Planet(PlanetCommand),
+    /// Run networks of your own on this node's controller
+    #[command(subcommand)]
+    Controller(ControllerCommand),
+}
+
+/// `hawser up`
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// UDP and API port; 0 picks a free one [default: primaryPort of local.conf, else 9993]
+    #[arg(long, short)]
+    pub port: Option<u16>,
+    /// Packet threads [default: one per core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub shards: Option<u16>,
+    /// Use loopback addresses as links too
+    #[arg(long, hide = true)]
+    pub allow_loopback: bool,
+}
+
+/// `hawser join`
+#[derive(Clone, Debug, Args)]
+pub struct JoinArgs {
+    /// 16 hex digits
+    pub network: NetworkId,
+    /// Apply addresses and routes that the controller gives
+    #[arg(long, value_name = "BOOL")]
+    pub allow_managed: Option<bool>,
+    /// Also those of global scope
+    #[arg(long, value_name = "BOOL")]
+    pub allow_global: Option<bool>,
+    /// Also default routes
+    #[arg(long, value_name = "BOOL")]
+    pub allow_default: Option<bool>,
+}
+
+/// `hawser identity ...`
+#[derive(Debug, Subcommand)]
+pub enum IdentityCommand {
+    /// Make a new identity (takes up to some seconds: the address is a proof of work)
+    New {
+        /// Write the secret here, and the public part beside it as *.public; otherwise the secret is printed
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Replace an existing file
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the public part of an identity
+    Show {
+        /// A file, or the text itself; none: the identity of --home
+        identity: Option<String>,
+    },
+    /// Verify an identity's proof of work
+    Check {
+        /// A file, or the text itself; none: the identity of --home
+        identity: Option<String>,
+    },
+}
+
+/// `hawser planet ...`
+#[derive(Debug, Subcommand)]
+pub enum PlanetCommand {
+    /// Make a signed planet file
+    Make {
+        /// A root: its identity (file or text) and where it is reached; up to 4 times
+        #[arg(long = "root", required = true, value_name = "IDENTITY@IP/PORT[,IP/PORT]")]
+        roots: Vec<String>,
+        /// The planet file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// The signing key, made if missing; without it a throw-away key signs, and the planet can never be changed
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// World ID; none: a random one
+        #[arg(long)]
+        id: Option<u64>,
+    },
+    /// Print a planet or moon file
+    Show {
+        /// The file; none: the planet of --home
+        file: Option<PathBuf>,
+    },
+}
+
+/// `hawser controller ...`
+#[derive(Debug, Subcommand)]
+pub enum ControllerCommand {
+    /// Networks of this controller
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Members of a network
+    #[command(subcommand)]
+    Member(MemberCommand),
+}
+
+/// `hawser controller network ...`
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Make a network
+    Create {
+        /// What to begin with
+        #[command(flatten)]
+        settings: NetworkSettings,
+    },
+    /// List the networks
+    List,
+    /// Show a network's record
+    Show {
+        /// 16 hex digits
+        network: NetworkId,
+    },
+    /// Change a network
+    Set {
+        /// 16 hex digits
+        network: NetworkId,
+        /// What to change
+        #[command(flatten)]
+        settings: NetworkSettings,
+    },
+    /// Delete a network and its members
+    Delete {
+        /// 16 hex digits
+        network: NetworkId,
+    },
+}
+
+/// Settings of a network, in words.
+#[derive(Clone, Debug, Default, Args)]
+pub struct NetworkSettings {
+    /// Name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Give members IPv4 addresses of this subnet, e.g. 10.147.20.0/24
+    #[arg(long, value_name = "IP/BITS")]
+    pub subnet: Option<String>,
+    /// Give members IPv6 addresses made from their own: rfc4193 or 6plane
+    #[arg(long, value_name = "MODE", value_parser = ["rfc4193", "6plane"])]
+    pub ipv6: Vec<String>,
+    /// A route, e.g. 192.168.7.0/24 or 192.168.7.0/24@10.147.20.2; repeatable, replaces the routes there are
+    #[arg(long = "route", value_name = "TARGET[@VIA]")]
+    pub routes: Vec<String>,
+    /// Everyone may join without being authorised
+    #[arg(long, value_name = "BOOL")]
+    pub public: Option<bool>,
+    /// Fields of the record as JSON, over all of the above
+    #[arg(long, value_name = "JSON")]
+    pub config: Option<String>,
+}
+
+/// `hawser controller member ...`
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// List the members of a network
+    List {
+        /// 16 hex digits
+        network: NetworkId,
+    },
+    /// Let a member in
+    Authorize {
+        /// 16 hex digits
+        network: NetworkId,
+        /// 10 hex digits
+        member: Address,
+        /// Give it this address; repeatable
+        #[arg(long = "ip", value_name = "IP")]
+        ips: Vec<String>,
+    },
+    /// Shut a member out
+    Deauthorize {
+        /// 16 hex digits
+        network: NetworkId,
+        /// 10 hex digits
+        member: Address,
+    },
+    /// Change a member's record
+    Set {
+        /// 16 hex digits
+        network: NetworkId,
+        /// 10 hex digits
+        member: Address,
+        /// Fields of the record as JSON
+        #[arg(long, value_name = "JSON")]
+        config: String,
+    },
+    /// Show a member's record
+    Show {
+        /// 16 hex digits
+        network: NetworkId,
+        /// 10 hex digits
+        member: Address,
+    },
+    /// Forget a member
+    Delete {
+        /// 16 hex digits
+        network: NetworkId,
+        /// 10 hex digits
+        member: Address,
+    },
+}
+
+/// Why a command failed, by exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// Exit codes 1, 3 and 4.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl CliError {
+    /// A failure with its reason.
+    pub fn failed(e: impl std::fmt::Display) -> CliError {
+        CliError::Failed(e.to_string())
+    }
+
+    fn exit_code(&self) -> u8 {
+        use crate::home::HomeError;
+        match self {
+            CliError::Client(ClientError::Unreachable { .. } | ClientError::Home(HomeError::NotRunning { .. })) => 3,
+            CliError::Client(ClientError::NotFound { .. }) => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the program with the process's own arguments.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("hawser: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<(), CliError> {
+    let home = Home::new(&cli.home);
+    let client = || Client::of(&home).map_err(CliError::from);
+    let print = |value: Value, table: fn(&Value) -> String| {
+        if cli.json { emit(&show::pretty(&value)) } else { emit(&table(&value)) }
+    };
+    match &cli.command {
+        Command::Up(args) => daemon::run(&home, args).map_err(CliError::failed),
+        Command::Status => {
+            let client = client()?;
+            if cli.json {
+                return print(client.get("/status")?, show::status);
+            }
+            let (status, networks, peers) = (client.get("/status")?, client.get("/network")?, client.get("/peer")?);
+            emit(&show::overview(&status, &networks, &peers))
+        }
+        Command::Peers => print(client()?.get("/peer")?, show::peers),
+        Command::Networks => print(client()?.get("/network")?, show::networks),
+        Command::Join(args) => {
+            let mut body = Map::new();
+            let flags = [
+                ("allowManaged", args.allow_managed),
+                ("allowGlobal", args.allow_global),
+                ("allowDefault", args.allow_default),
+            ];
+            body.extend(flags.into_iter().filter_map(|(key, v)| Some((key.to_owned(), Value::from(v?)))));
+            print(client()?.post(&format!("/network/{}", args.network), &body.into())?, show::joined)
+        }
+        Command::Leave { network } => {
+            let left = client()?.delete(&format!("/network/{network}"))?;
+            if left.get("result").is_none() && !cli.json {
+                return Err(ClientError::NotFound { path: format!("network {network}: it was not joined") }.into());
+            }
+            print(left, |_| "left".into())
+        }
+        Command::Identity(command) => emit(&tools::identity(command, &home, cli.json)?),
+        Command::Planet(command) => emit(&tools::planet(command, &home, cli.json)?),
+        Command::Controller(command) => {
+            let (value, table) = controller(&client()?, command)?;
+            print(value, table)
+        }
+    }
+}
+
+type Table = fn(&Value) -> String;
+
+fn controller(client: &Client, command: &ControllerCommand) -> Result<(Value, Table), CliError> {
+    let base = |network: &NetworkId| format!("/controller/network/{network}");
+    let member_of = |network: &NetworkId, member: &Address| format!("/controller/network/{network}/member/{member}");
+    Ok(match command {
+        ControllerCommand::Network(command) => match command {
+            NetworkCommand::Create { settings } => {
+                (client.post("/controller/network", &settings.to_record()?)?, show::controller_network)
+            }
+            NetworkCommand::List => {
+                let list = client.get("/unstable/controller/network")?;
+                (list.get("data").cloned().unwrap_or_default(), show::controller_networks)
+            }
+            NetworkCommand::Show { network } => (client.get(&base(network))?, show::controller_network),
+            NetworkCommand::Set { network, settings } => {
+                client.get(&base(network))?;
+                (client.post(&base(network), &settings.to_record()?)?, show::controller_network)
+            }
+            NetworkCommand::Delete { network } => (client.delete(&base(network))?, |_| "deleted".into()),
+        },
+        ControllerCommand::Member(command) => match command {
+            MemberCommand::List { network } => {
+                let list = client.get(&format!("/unstable/controller/network/{network}/member"))?;
+                (list.get("data").cloned().unwrap_or_default(), show::controller_members)
+            }
+            MemberCommand::Authorize { network, member, ips } => {
+                let mut record = json!({"authorized": true});
+                if !ips.is_empty() {
+                    record["ipAssignments"] = json!(ips);
+                }
+                (client.post(&member_of(network, member), &record)?, show::controller_member)
+            }
+            MemberCommand::Deauthorize { network, member } => {
+                (client.post(&member_of(network, member), &json!({"authorized": false}))?, show::controller_member)
+            }
+            MemberCommand::Set { network, member, config } => {
+                (client.post(&member_of(network, member), &parse_object(config)?)?, show::controller_member)
+            }
+            MemberCommand::Show { network, member } => {
+                (client.get(&member_of(network, member))?, show::controller_member)
+            }
+            MemberCommand::Delete { network, member } => {
+                (client.delete(&member_of(network, member))?, |_| "deleted".into())
+            }
+        },
+    })
+}
+
+impl NetworkSettings {
+    /// The fields of a controller's network record that these words mean.
+    pub fn to_record(&self) -> Result<Value, CliError> {
+        let mut record = Map::new();
+        if let Some(name) = &self.name {
+            record.insert("name".into(), json!(name));
+        }
+        if let Some(public) = self.public {
+            record.insert("private".into(), json!(!public));
+        }
+        let mut routes: Vec<Value> = Vec::new();
+        if let Some(subnet) = &self.subnet {
+            let (first, last) = tools::hosts(subnet)
+                .ok_or_else(|| CliError::Failed(format!("--subnet {subnet}: not an IPv4 subnet like 10.147.20.0/24")))?;
+            record.insert("ipAssignmentPools".into(), json!([{"ipRangeStart": first, "ipRangeEnd": last}]));
+            record.insert("v4AssignMode".into(), json!({"zt": true}));
+            routes.push(json!({"target": subnet, "via": null}));
+        }
+        for route in &self.routes {
+            let (target, via) = route.split_once('@').map_or((route.as_str(), None), |(t, v)| (t, Some(v)));
+            if target.parse::<wire::endpoint::Prefix>().is_err() || via.is_some_and(|v| v.parse::<std::net::IpAddr>().is_err())
+            {
+                return Err(CliError::Failed(format!("--route {route}: not TARGET or TARGET@VIA, like 10.1.0.0/16@10.147.20.2")));
+            }
+            routes.push(json!({"target": target, "via": via}));
+        }
+        if !routes.is_empty() {
+            record.insert("routes".into(), routes.into());
+        }
+        if !self.ipv6.is_empty() {
+            let mode = |m: &str| self.ipv6.iter().any(|i| i == m);
+            record.insert("v6AssignMode".into(), json!({"zt": false, "rfc4193": mode("rfc4193"), "6plane": mode("6plane")}));
+        }
+        if let Some(config) = &self.config {
+            record.extend(parse_object(config)?.as_object().cloned().unwrap_or_default());
+        }
+        Ok(Value::Object(record))
+    }
+}
+
+fn parse_object(text: &str) -> Result<Value, CliError> {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(CliError::Failed("--config: must be a JSON object".into())),
+        Err(e) => Err(CliError::Failed(format!("--config: not JSON: {e}"))),
+    }
+}
+
+/// Prints to standard output; a reader that went away is no error.
+fn emit(text: &str) -> Result<(), CliError> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(CliError::failed(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_whitespace()).expect(line)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn home_and_json_may_stand_anywhere() {
+        let cli = parse("hawser join 6af3745e97000001 --json --home /tmp/h");
+        assert!(cli.json && cli.home.ends_with("h"));
+        let cli = parse("hawser --home /tmp/h controller member list 6af3745e97000001");
+        assert!(matches!(cli.command, Command::Controller(ControllerCommand::Member(MemberCommand::List { .. }))));
+    }
+
+    #[test]
+    fn every_command_of_the_manual_parses() {
+        for line in [
+            "hawser up --home /x --port 0 --shards 2 --allow-loopback",
+            "hawser status",
+            "hawser peers --json",
+            "hawser networks",
+            "hawser leave 6af3745e97000001",
+            "hawser join 6af3745e97000001 --allow-global true",
+            "hawser identity new --out f",
+            "hawser identity show",
+            "hawser identity check f",
+            "hawser planet make --root id@10.0.0.1/9993,10.1.0.1/9993 --root id2@10.0.0.2/9993 --out p --key k",
+            "hawser planet show p",
+            "hawser controller network create --name lab --subnet 10.1.0.0/24 --ipv6 rfc4193 --route 10.2.0.0/16@10.1.0.1",
+            "hawser controller network list",
+            "hawser controller network show 6af3745e97000001",
+            "hawser controller network set 6af3745e97000001 --public true",
+            "hawser controller network delete 6af3745e97000001",
+            "hawser controller member authorize 6af3745e97000001 b9fd86978b --ip 10.1.0.5",
+            "hawser controller member deauthorize 6af3745e97000001 b9fd86978b",
+            "hawser controller member set 6af3745e97000001 b9fd86978b --config {}",
+            "hawser controller member show 6af3745e97000001 b9fd86978b",
+            "hawser controller member delete 6af3745e97000001 b9fd86978b",
+        ] {
+            parse(line);
+        }
+    }
+
+    #[test]
+    fn a_wrong_id_is_a_usage_error() {
+        for line in ["hawser join 123", "hawser up --shards 0", "hawser up --port 70000", "hawser planet make --out p"] {
+            let e = Cli::try_parse_from(line.split_whitespace()).expect_err(line);
+            assert_eq!(e.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn words_become_the_fields_of_a_network_record() {
+        let settings = NetworkSettings {
+            name: Some("lab".into()),
+            subnet: Some("10.1.2.0/24".into()),
+            ipv6: vec!["6plane".into()],
+            routes: vec!["10.9.0.0/16@10.1.2.3".into()],
+            public: Some(false),
+            config: Some(r#"{"mtu": 1500}"#.into()),
+        };
+        let record = settings.to_record().expect("record");
+        assert_eq!(record["private"], json!(true));
+        assert_eq!(record["ipAssignmentPools"], json!([{"ipRangeStart": "10.1.2.1", "ipRangeEnd": "10.1.2.254"}]));
+        let routes = json!([{"target": "10.1.2.0/24", "via": null}, {"target": "10.9.0.0/16", "via": "10.1.2.3"}]);
+        assert_eq!(record["routes"], routes);
+        assert_eq!(record["v6AssignMode"]["6plane"], json!(true));
+        assert_eq!(record["mtu"], json!(1500));
+        let bad = NetworkSettings { routes: vec!["x@y".into()], ..NetworkSettings::default() };
+        assert!(bad.to_record().expect_err("bad").to_string().contains("--route x@y"));
+    }
+}

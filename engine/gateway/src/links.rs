@@ -1,0 +1,316 @@
+//! Which local addresses are links, and the UDP sockets on them: one for each shard, all on one port. Knows sockets and
+//! names; what is sent over them is not its business.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+
+use node::LocalSocketId;
+use wire::endpoint::{Prefix, Scope, scope};
+
+use crate::backoff::Backoff;
+use crate::netlink::{Interface, InterfaceAddress};
+
+/// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
+pub const MAX_LINKS: usize = 256;
+/// Interfaces that are never links: loopback, other overlays, other tunnels. // spec: paths, "Binder"
+pub const NEVER_BOUND: [&str; 4] = ["lo", "zt", "tun", "tap"];
+/// Where random ports begin, and how many there are. // spec: paths, "Sockets and ports"
+const RANDOM_PORT_BASE: u16 = 20000;
+const RANDOM_PORTS: u16 = 45500;
+const RANDOM_PORT_TRIES: usize = 256;
+
+/// What the operator says about links.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// If not empty: exactly these, whatever interface they are on.
+    pub bind: Vec<IpAddr>,
+    /// Interfaces whose name starts so are left out.
+    pub interface_prefix_blacklist: Vec<String>,
+    /// Addresses inside are left out.
+    pub blacklist: Vec<Prefix>,
+    /// Loopback counts too.
+    pub allow_loopback: bool,
+}
+
+/// An address that should have sockets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its interface, which names the link.
+    pub link: String,
+    /// Bind to the interface as well.
+    pub bind_device: bool,
+}
+
+impl Filter {
+    /// The link addresses among `addresses`, leaving out `overlay`, our own addresses inside networks.
+    pub fn wanted(
+        &self,
+        interfaces: &[Interface],
+        addresses: &[InterfaceAddress],
+        overlay: &BTreeSet<IpAddr>,
+    ) -> Vec<Wanted> {
+        if !self.bind.is_empty() {
+            return self.bind.iter().map(|ip| self.fixed(*ip, interfaces, addresses)).collect();
+        }
+        let name = |index: u32| interfaces.iter().find(|i| i.index == index && i.up).map(|i| i.name.as_str());
+        let mut wanted: Vec<Wanted> = addresses
+            .iter()
+            .filter(|a| !a.passing && self.usable(a.ip) && !overlay.contains(&a.ip))
+            .filter_map(|a| Some((a, name(a.index)?)))
+            .filter(|(a, name)| self.interface_usable(name, a.ip))
+            .map(|(a, name)| Wanted { ip: a.ip, link: name.to_owned(), bind_device: !a.ip.is_loopback() })
+            .collect();
+        wanted.sort();
+        wanted.dedup_by_key(|w| w.ip);
+        wanted.truncate(MAX_LINKS);
+        wanted
+    }
+
+    /// An address of `bind`: no device, and a wildcard is allowed.
+    fn fixed(&self, ip: IpAddr, interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Wanted {
+        let index = addresses.iter().find(|a| a.ip == ip).map(|a| a.index);
+        let link = interfaces.iter().find(|i| Some(i.index) == index).map(|i| i.name.clone());
+        Wanted { ip, link: link.unwrap_or_else(|| ip.to_string()), bind_device: false }
+    }
+
+    fn usable(&self, ip: IpAddr) -> bool {
+        if self.blacklist.iter().any(|p| p.bits > 0 && p.contains(ip)) {
+            return false;
+        }
+        match scope(ip) {
+            Scope::PseudoPrivate | Scope::Global | Scope::Shared | Scope::Private => true,
+            Scope::Loopback => self.allow_loopback,
+            Scope::None | Scope::Multicast | Scope::LinkLocal => false,
+        }
+    }
+
+    fn interface_usable(&self, name: &str, ip: IpAddr) -> bool {
+        if ip.is_loopback() {
+            return self.allow_loopback;
+        }
+        !NEVER_BOUND.iter().any(|p| name.starts_with(p))
+            && !self.interface_prefix_blacklist.iter().any(|p| name.starts_with(p.as_str()))
+    }
+}
+
+/// A link address with its sockets open elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Names the sockets; never used again after the link is gone.
+    pub id: LocalSocketId,
+    /// Address and port.
+    pub local: SocketAddr,
+    /// The interface.
+    pub name: String,
+}
+
+/// What a scan changed.
+#[derive(Debug)]
+pub enum LinkChange {
+    /// New sockets, one for each shard.
+    Opened(Link, Vec<UdpSocket>),
+    /// The address is gone, or is on another interface now.
+    Closed(Link),
+    /// Cannot be bound now; tried again later.
+    Failed(Wanted, io::Error),
+}
+
+/// All links of this gateway.
+#[derive(Debug)]
+pub struct Links {
+    port: u16,
+    shards: usize,
+    last_id: u64,
+    open: BTreeMap<IpAddr, Link>,
+    failing: BTreeMap<IpAddr, Backoff>,
+}
+
+impl Links {
+    /// No link yet; every socket will be on `port`.
+    pub fn new(port: u16, shards: usize) -> Links {
+        Links { port, shards, last_id: 0, open: BTreeMap::new(), failing: BTreeMap::new() }
+    }
+
+    /// The links that are open.
+    pub fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.open.values()
+    }
+
+    /// The link of a socket.
+    pub fn get(&self, id: LocalSocketId) -> Option<&Link> {
+        self.open.values().find(|l| l.id == id)
+    }
+
+    /// Opens what is wanted and not open, closes what is open and not wanted. Addresses that failed lately are left
+    /// until their pause is over.
+    pub fn reconcile(&mut self, now_ms: u64, wanted: &[Wanted]) -> Vec<LinkChange> {
+        let mut changes = Vec::new();
+        let keep = |l: &Link| wanted.iter().any(|w| w.ip == l.local.ip() && w.link == l.name);
+        let gone: Vec<IpAddr> = self.open.values().filter(|l| !keep(l)).map(|l| l.local.ip()).collect();
+        changes.extend(gone.iter().filter_map(|ip| self.open.remove(ip)).map(LinkChange::Closed));
+        self.failing.retain(|ip, _| wanted.iter().any(|w| w.ip == *ip));
+        for w in wanted {
+            let waits = self.failing.get(&w.ip).is_some_and(|b| !b.is_over(now_ms));
+            if self.open.contains_key(&w.ip) || waits {
+                continue;
+            }
+            match self.bind(w) {
+                Ok(sockets) => {
+                    self.failing.remove(&w.ip);
+                    self.last_id += 1;
+                    let local = SocketAddr::new(w.ip, self.port);
+                    let link = Link { id: LocalSocketId(self.last_id), local, name: w.link.clone() };
+                    self.open.insert(w.ip, link.clone());
+                    changes.push(LinkChange::Opened(link, sockets));
+                }
+                Err(e) => {
+                    self.failing.entry(w.ip).or_default().failed(now_ms);
+                    changes.push(LinkChange::Failed(w.clone(), e));
+                }
+            }
+        }
+        changes
+    }
+
+    /// Reports that a link's sockets failed: it is closed, and opened again after a pause if its address is still there.
+    pub fn broken(&mut self, now_ms: u64, id: LocalSocketId) -> Option<Link> {
+        let ip = self.get(id)?.local.ip();
+        self.failing.entry(ip).or_default().failed(now_ms);
+        self.open.remove(&ip)
+    }
+
+    /// When an address that failed is to be tried again.
+    pub fn next_retry_ms(&self) -> Option<u64> {
+        self.failing.iter().filter(|(ip, _)| !self.open.contains_key(ip)).map(|(_, b)| b.until_ms()).min()
+    }
+
+    fn bind(&self, w: &Wanted) -> io::Result<Vec<UdpSocket>> {
+        let mut options = uring::udp::Options::new(SocketAddr::new(w.ip, self.port));
+        options.reuse_port = true;
+        options.device = w.bind_device.then(|| w.link.clone());
+        (0..self.shards).map(|_| uring::udp::bind(&options)).collect()
+    }
+}
+
+/// The port to use: `wanted` if UDP and TCP are free there, or a random one if it is 0.
+pub fn choose_port(wanted: u16) -> io::Result<u16> {
+    if wanted != 0 {
+        return port_is_free(wanted).map(|()| wanted);
+    }
+    let candidates = (0..RANDOM_PORT_TRIES).map(|_| RANDOM_PORT_BASE + rand::random_range(0..RANDOM_PORTS));
+    let mut last = io::Error::other("no free port");
+    for port in candidates {
+        match port_is_free(port) {
+            Ok(()) => return Ok(port),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn port_is_free(port: u16) -> io::Result<()> {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(s: &str) -> IpAddr {
+        s.parse().expect("ip")
+    }
+
+    fn interface(index: u32, name: &str) -> Interface {
+        Interface { index, name: name.into(), up: true }
+    }
+
+    fn address(index: u32, text: &str) -> InterfaceAddress {
+        InterfaceAddress { index, ip: ip(text), bits: 24, passing: false }
+    }
+
+    fn names(wanted: &[Wanted]) -> Vec<String> {
+        wanted.iter().map(|w| format!("{}@{}", w.ip, w.link)).collect()
+    }
+
+    #[test]
+    fn only_routable_addresses_of_real_interfaces_are_links() {
+        let interfaces =
+            [interface(1, "lo"), interface(2, "eth0"), interface(3, "ztgrshixuw"), interface(4, "docker0"), interface(5, "wg0")];
+        let mut privacy = address(2, "2001:db8::99");
+        privacy.passing = true;
+        let addresses = [
+            address(1, "127.0.0.1"),
+            address(2, "192.0.2.5"),
+            address(2, "fe80::1234"),
+            address(2, "2001:db8::5"),
+            privacy,
+            address(3, "10.147.20.5"),
+            address(4, "172.17.0.1"),
+            address(5, "10.9.0.1"),
+        ];
+        let mut filter = Filter::default();
+        let all = filter.wanted(&interfaces, &addresses, &BTreeSet::new());
+        assert_eq!(names(&all), ["10.9.0.1@wg0", "172.17.0.1@docker0", "192.0.2.5@eth0", "2001:db8::5@eth0"]);
+        filter.interface_prefix_blacklist = vec!["docker".into()];
+        filter.blacklist = vec!["2001:db8::/32".parse().expect("prefix")];
+        let overlay = BTreeSet::from([ip("10.9.0.1")]);
+        assert_eq!(names(&filter.wanted(&interfaces, &addresses, &overlay)), ["192.0.2.5@eth0"]);
+        filter.allow_loopback = true;
+        assert!(names(&filter.wanted(&interfaces, &addresses, &overlay)).contains(&"127.0.0.1@lo".into()));
+    }
+
+    #[test]
+    fn an_interface_that_is_down_is_no_link() {
+        let down = Interface { up: false, ..interface(2, "eth0") };
+        assert!(Filter::default().wanted(&[down], &[address(2, "192.0.2.5")], &BTreeSet::new()).is_empty());
+    }
+
+    #[test]
+    fn with_bind_exactly_those_addresses_are_links_without_device() {
+        let filter = Filter { bind: vec![ip("192.0.2.5"), ip("0.0.0.0")], ..Filter::default() };
+        let wanted = filter.wanted(&[interface(2, "eth0")], &[address(2, "192.0.2.5")], &BTreeSet::new());
+        assert_eq!(names(&wanted), ["192.0.2.5@eth0", "0.0.0.0@0.0.0.0"]);
+        assert!(wanted.iter().all(|w| !w.bind_device));
+    }
+
+    #[test]
+    fn a_link_that_vanishes_is_closed_and_one_that_returns_gets_a_new_name() {
+        let port = choose_port(0).expect("a free port");
+        let mut links = Links::new(port, 2);
+        let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
+        let opened = links.reconcile(0, &wanted);
+        let [LinkChange::Opened(first, sockets)] = opened.as_slice() else { panic!("{opened:?}") };
+        assert_eq!((sockets.len(), first.local.port()), (2, port));
+        assert!(links.reconcile(1, &wanted).is_empty(), "nothing changed");
+        assert!(matches!(links.reconcile(2, &[]).as_slice(), [LinkChange::Closed(l)] if l.id == first.id));
+        drop(opened);
+        let again = links.reconcile(3, &wanted);
+        assert!(matches!(again.as_slice(), [LinkChange::Opened(l, _)] if l.id > LocalSocketId(1)));
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_bound_is_reported_and_tried_again_later() {
+        let mut links = Links::new(choose_port(0).expect("a free port"), 1);
+        let wanted = [Wanted { ip: ip("192.0.2.77"), link: "eth0".into(), bind_device: false }];
+        assert!(matches!(links.reconcile(1000, &wanted).as_slice(), [LinkChange::Failed(..)]));
+        assert!(links.reconcile(1001, &wanted).is_empty(), "not at once");
+        let retry = links.next_retry_ms().expect("a retry is due");
+        assert!(matches!(links.reconcile(retry, &wanted).as_slice(), [LinkChange::Failed(..)]));
+        assert!(links.next_retry_ms().expect("later") - retry > retry - 1000, "pauses grow");
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error() {
+        let taken = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let port = taken.local_addr().expect("address").port();
+        assert!(choose_port(port).is_err());
+    }
+}
