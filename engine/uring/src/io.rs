@@ -167,7 +167,7 @@ pub struct Io {
 }
 
 impl Io {
-    pub(crate) fn new(config: Config) -> Result<Io, Error> {
+    pub(crate) fn new(config: Config, setups: &[Setup]) -> Result<Io, Error> {
         if !config.udp_buffers.is_power_of_two() || !config.tap_buffers.is_power_of_two() {
             return Err(Error::Config("buffer counts must be powers of two"));
         }
@@ -179,7 +179,7 @@ impl Io {
         }
         let parts = [config.udp_buffers, config.tap_buffers, config.send_slots, config.tap_slots];
         let completions = parts.into_iter().map(u32::from).sum::<u32>() + CQ_SPARE;
-        let (ring, setup) = probe::build(SQ_ENTRIES, completions.next_power_of_two())?;
+        let (ring, setup) = probe::build(SQ_ENTRIES, completions.next_power_of_two(), setups)?;
         probe::essentials(&ring)?;
         ring.submitter().register_files_sparse((SOCKETS_MAX + TAPS_MAX) as u32)?;
         let cq_entries = ring.params().cq_entries() as usize;

@@ -82,10 +82,15 @@ pub enum Setup {
     Plain,
 }
 
-/// Makes a ring with the best flags this kernel takes.
-pub(crate) fn build(sq_entries: u32, cq_entries: u32) -> Result<(IoUring, Setup), Missing> {
+impl Setup {
+    /// Best first.
+    pub(crate) const ALL: [Setup; 3] = [Setup::Deferred, Setup::Cooperative, Setup::Plain];
+}
+
+/// Makes a ring with the first of `setups` that this kernel takes.
+pub(crate) fn build(sq_entries: u32, cq_entries: u32, setups: &[Setup]) -> Result<(IoUring, Setup), Missing> {
     let mut last = None;
-    for setup in [Setup::Deferred, Setup::Cooperative, Setup::Plain] {
+    for &setup in setups {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(cq_entries).setup_clamp();
         match setup {
@@ -124,7 +129,7 @@ pub(crate) fn has_multishot_read(ring: &IoUring) -> bool {
 
 /// Looks for everything, essentials first. An error means that no ring can work here, and says why.
 pub fn probe() -> Result<Features, Missing> {
-    let (mut ring, setup) = build(PROBE_ENTRIES, PROBE_ENTRIES * 4)?;
+    let (mut ring, setup) = build(PROBE_ENTRIES, PROBE_ENTRIES * 4, &Setup::ALL)?;
     essentials(&ring)?;
     let group = BufferGroup::new(&ring.submitter(), 0, 8, 2048)
         .map_err(|error| too_old(&format!("provided-buffer rings ({error})")))?;

@@ -12,6 +12,7 @@ use crate::{
         Arrival, Io, Port, RECEIVE_CONTROL_BYTES, RECEIVE_HEADER_BYTES, RECEIVE_NAME_BYTES, RECEIVE_PREFIX_BYTES,
         TAP_GROUP, UDP_GROUP, Wait,
     },
+    probe::{self, Setup},
     sys,
 };
 
@@ -33,8 +34,12 @@ pub struct Ring {
 impl Ring {
     /// Makes a ring with the best set-up this kernel allows.
     pub fn new(config: Config) -> Result<Ring, Error> {
-        let io = Io::new(config)?;
-        let lacking = |error| Error::Missing(crate::probe::too_old(&format!("provided-buffer rings ({error})")));
+        Ring::with(config, &Setup::ALL)
+    }
+
+    fn with(config: Config, setups: &[Setup]) -> Result<Ring, Error> {
+        let io = Io::new(config, setups)?;
+        let lacking = |error| Error::Missing(probe::too_old(&format!("provided-buffer rings ({error})")));
         let group = |id, count, bytes| BufferGroup::new(&io.submitter(), id, count, bytes).map_err(lacking);
         let udp = group(UDP_GROUP, io.config.udp_buffers, io.config.udp_buffer_bytes)?;
         let tap = group(TAP_GROUP, io.config.tap_buffers, io.config.tap_buffer_bytes)?;
@@ -301,4 +306,119 @@ fn segment_bytes(control: &[u8], len: usize) -> usize {
         .and_then(|size| usize::try_from(i32::from_ne_bytes(*size)).ok())
         .filter(|size| (1..len).contains(size))
         .unwrap_or(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{SocketAddr, UdpSocket},
+        os::{fd::OwnedFd, unix::net::UnixDatagram},
+    };
+
+    use super::*;
+    use crate::{Event, Token};
+
+    /// Sends everything back.
+    struct Echo;
+
+    impl Handler for Echo {
+        fn datagrams(&mut self, io: &mut Io, socket: Token, remote: SocketAddr, bytes: &mut [u8], segment: usize) {
+            for datagram in bytes.chunks(segment) {
+                io.send(socket, remote, None, datagram).unwrap();
+            }
+        }
+
+        fn frame(&mut self, io: &mut Io, tap: Token, bytes: &mut [u8]) {
+            io.write(tap, bytes).unwrap();
+        }
+
+        fn event(&mut self, _: &mut Io, event: Event) {
+            panic!("{event:?}");
+        }
+    }
+
+    /// A ring with a socket and, in place of a TAP queue, one end of a pair of datagram sockets.
+    fn echo(ring: &mut Ring) -> (UdpSocket, UnixDatagram) {
+        let socket = crate::udp::bind(&crate::udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(socket.local_addr().unwrap()).unwrap();
+        let (queue, host) = UnixDatagram::pair().unwrap();
+        queue.set_nonblocking(true).unwrap();
+        ring.io().add_udp(1, socket).unwrap();
+        ring.io().add_tap(1, OwnedFd::from(queue)).unwrap();
+        (client, host)
+    }
+
+    fn exchange(ring: &mut Ring) {
+        let (client, host) = echo(ring);
+        for round in 0..50u8 {
+            let messages: Vec<Vec<u8>> = (1..6).map(|n| vec![round; 10 * n]).collect();
+            for message in &messages {
+                client.send(message).unwrap();
+                host.send(message).unwrap();
+            }
+            let done = 5 * (u64::from(round) + 1);
+            for _ in 0..100 {
+                ring.turn(Some(Duration::from_millis(10)), &mut Echo).unwrap();
+                let counters = ring.io.counters();
+                if counters.datagrams_out >= done && counters.frames_out >= done {
+                    break;
+                }
+            }
+            let mut buffer = [0; 100];
+            for message in &messages {
+                assert_eq!(client.recv(&mut buffer).unwrap(), message.len());
+                assert_eq!(host.recv(&mut buffer).unwrap(), message.len());
+                assert_eq!(buffer[..message.len()], message[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn every_set_up_carries_datagrams_and_frames() {
+        for setup in Setup::ALL {
+            let mut ring = Ring::with(Config::default(), &[setup]).unwrap();
+            assert_eq!(ring.io.setup(), setup);
+            exchange(&mut ring);
+        }
+    }
+
+    #[test]
+    fn single_reads_stand_in_for_multishot_reads() {
+        let mut ring = Ring::new(Config::default()).unwrap();
+        ring.io.multishot_read = false;
+        exchange(&mut ring);
+    }
+
+    #[test]
+    fn waiting_without_a_minimum_carries_datagrams_too() {
+        let mut ring = Ring::new(Config { gather: None, ..Config::default() }).unwrap();
+        ring.io.min_wait = false;
+        exchange(&mut ring);
+    }
+
+    #[test]
+    fn a_message_is_read_at_the_reserved_sizes_and_never_beyond_the_buffer() {
+        let mut bytes = vec![0u8; RECEIVE_PREFIX_BYTES + 100];
+        assert!(Message::parse(&mut bytes[..RECEIVE_PREFIX_BYTES - 1]).is_none());
+        bytes[0..4].copy_from_slice(&u32::MAX.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&200u32.to_ne_bytes());
+        let message = Message::parse(&mut bytes).unwrap();
+        assert_eq!((message.name.len(), message.control.len(), message.payload.len()), (28, 24, 100));
+    }
+
+    #[test]
+    fn the_size_of_segments_is_believed_only_if_it_makes_sense() {
+        let control = |size: i32| {
+            let mut writer = sys::ControlWriter::<24>::default();
+            writer.push(libc::SOL_UDP, libc::UDP_GRO, &size.to_ne_bytes());
+            writer.finish::<3>().0.map(u64::to_ne_bytes).concat()
+        };
+        assert_eq!(segment_bytes(&control(100), 250), 100);
+        for nonsense in [0, -5, 250, 70_000] {
+            assert_eq!(segment_bytes(&control(nonsense), 250), 250);
+        }
+        assert_eq!(segment_bytes(&[], 250), 250);
+    }
 }

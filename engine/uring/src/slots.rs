@@ -145,7 +145,7 @@ mod tests {
         let message = headers.prepare(3, (payload.as_mut_ptr(), 300), remote, Some(100), Some(7));
         // SAFETY: `prepare` returned a pointer to an initialised header that lives as long as `headers`.
         let message = unsafe { &*message };
-        assert_eq!(message.msg_controllen as usize, 48);
+        assert_eq!(message.msg_controllen, 48);
         assert_eq!(message.msg_namelen as usize, size_of::<libc::sockaddr_in6>());
         // SAFETY: msg_control points to 48 initialised bytes of the same header.
         let control = unsafe { std::slice::from_raw_parts(message.msg_control.cast::<u8>(), 48) };

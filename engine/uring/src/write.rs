@@ -187,15 +187,14 @@ impl Io {
     }
 
     pub(crate) fn write_completed(&mut self, slot: u16, result: i32) {
-        let index = self.writes.write(slot).tap;
+        let Write { tap: index, state, .. } = *self.writes.write(slot);
         match -result {
-            libc::EOPNOTSUPP => {
+            libc::EOPNOTSUPP if state == State::Silent => {
                 // this kernel's device cannot be told not to wait: its writes complete aloud from now on
-                if let Some(tap) = self.tap(index).filter(|tap| tap.nowait || tap.closing.is_none()) {
+                if let Some(tap) = self.tap(index) {
                     tap.nowait = false;
-                    return self.writes.queue(slot);
                 }
-                self.counters.dropped_tap_failed += 1;
+                return self.writes.queue(slot);
             }
             libc::EIO => self.counters.dropped_tap_down += 1,
             errno @ (libc::EBADFD | libc::EBADF | libc::ENODEV) => {
