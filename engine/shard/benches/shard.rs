@@ -1,1 +1,118 @@
-fn main() {}
+//! Cost of both walks for one 1400-byte frame, and of finding nobody in a full table.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use shard::{Config, Egress, PEERS_MAX, Route, Shard, SocketId, ToControl, Update};
+use wire::keys::Keys;
+use wire::packet::Suite;
+use wire::recent::RECENT_IDS;
+use wire::{Address, Mac, NetworkId, Now, SharedKey};
+
+const NETWORK: NetworkId = NetworkId(0x01ec4f9b42000042);
+const ALICE: Address = Address::from_u64(0xfcac9e2c1f);
+const BOB: Address = Address::from_u64(0x92514cdce8);
+const SOCKET: SocketId = SocketId(1);
+const FRAME_LEN: usize = 1400;
+
+/// Takes everything and keeps the last datagram.
+struct Sink {
+    buffer: [u8; 1500],
+    len: usize,
+}
+
+impl Egress for Sink {
+    fn tap(&mut self, _: NetworkId, frame: &[u8]) {
+        black_box(frame);
+    }
+
+    fn udp(&mut self, _: SocketId, _: SocketAddr, len: usize) -> Option<&mut [u8]> {
+        self.len = len;
+        self.buffer.get_mut(..len)
+    }
+
+    fn control(&mut self, what: ToControl<'_>) {
+        black_box(what);
+    }
+}
+
+fn remote() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 9993))
+}
+
+fn shard(own: Address, peer: Address, suite: Suite) -> Shard {
+    let mut shard = Shard::new(own, Config { seed: [7; 32] });
+    let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
+    let route = Some(Route { socket: SOCKET, remote: remote(), mtu: 1500 });
+    shard.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, own), mtu: 2800, fast: true });
+    shard.apply(Update::Peer { address: peer, keys, suite, route });
+    shard.apply(Update::Member { network: NETWORK, address: peer, allowed: true });
+    shard
+}
+
+fn frame() -> Vec<u8> {
+    let mut frame = vec![0x5a; FRAME_LEN];
+    frame[..6].copy_from_slice(&Mac::of_member(NETWORK, BOB).0);
+    frame[6..12].copy_from_slice(&Mac::of_member(NETWORK, ALICE).0);
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    frame
+}
+
+fn walks(c: &mut Criterion) {
+    let mut group = c.benchmark_group("walk_1400");
+    group.throughput(Throughput::Bytes(FRAME_LEN as u64));
+    for suite in [Suite::AesGmacSiv, Suite::Salsa2012Poly1305] {
+        let mut out = Sink { buffer: [0; 1500], len: 0 };
+        let mut alice = shard(ALICE, BOB, suite);
+        let frame = frame();
+        group.bench_function(format!("outbound/{suite:?}"), |b| {
+            b.iter(|| alice.outbound(NETWORK, black_box(&frame), &mut out));
+        });
+
+        // Twice as many packets as are remembered: none is a duplicate when it comes round again.
+        let packets: Vec<Vec<u8>> = (0..2 * RECENT_IDS)
+            .map(|_| {
+                alice.outbound(NETWORK, &frame, &mut out);
+                out.buffer[..out.len].to_vec()
+            })
+            .collect();
+        let mut bob = shard(BOB, ALICE, suite);
+        let mut next = packets.iter().cycle();
+        group.bench_function(format!("inbound/{suite:?}"), |b| {
+            b.iter_batched_ref(
+                || next.next().unwrap().clone(),
+                |packet| bob.inbound(Now::at_ms(1), SOCKET, remote(), packet, &mut out),
+                BatchSize::SmallInput,
+            );
+        });
+        assert_eq!(bob.counters().duplicate, 0);
+    }
+    group.finish();
+}
+
+fn lookup(c: &mut Criterion) {
+    let mut bob = shard(BOB, ALICE, Suite::AesGmacSiv);
+    let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
+    for n in 1..PEERS_MAX as u64 {
+        let address = Address::from_u64(n * 0x1_0001);
+        bob.apply(Update::Peer { address, keys: keys.clone(), suite: Suite::AesGmacSiv, route: None });
+    }
+    let mut packet = [0; 100];
+    packet[8..13].copy_from_slice(&BOB.to_bytes());
+    packet[18] = 0x18;
+    let mut out = Sink { buffer: [0; 1500], len: 0 };
+    let mut n = 0u64;
+    c.bench_function("unknown_sender_among_65536_peers", |b| {
+        b.iter(|| {
+            n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            packet[13..18].copy_from_slice(&(n | 1 << 47).to_be_bytes()[..5]);
+            packet[13] &= 0x7f;
+            bob.inbound(Now::at_ms(1), SOCKET, remote(), black_box(&mut packet), &mut out);
+        });
+    });
+}
+
+criterion_group!(benches, walks, lookup);
+criterion_main!(benches);
