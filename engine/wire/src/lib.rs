@@ -21,6 +21,7 @@ pub mod identity;
 pub mod keys;
 pub mod message;
 pub mod packet;
+pub mod raw;
 pub mod read;
 pub mod recent;
 pub mod rule;
