@@ -1,0 +1,226 @@
+//! What others may cause, per path, per prefix and in all: the gates in front of every answer and every probe.
+// spec: paths, "Hardening bounds"
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use wire::{Address, NetworkId};
+
+use crate::gate::{Bucket, Rate, Stamp};
+use crate::limits::*;
+use crate::path::Path;
+
+const ECHO_ANSWERS: Rate = Rate::per_second(ECHO_ANSWERS_PER_S);
+const HELLO_ANSWERS: Rate = Rate::per_second(HELLO_ANSWERS_PER_PATH_PER_S);
+const CHALLENGES: Rate = Rate::per_second(CHALLENGES_PER_S);
+const IDENTITIES: Rate = Rate::per_second(IDENTITIES_PER_S);
+const RELAYED: Rate = Rate::per_second(RELAYED_PER_PATH_PER_S);
+const INTRODUCTIONS: Rate = Rate::per_second(INTRODUCTIONS_PER_S);
+const RECALLS: Rate = Rate::per_second(WHOIS_PER_S);
+const PUSH_PROBES: Rate = Rate::per_second(PUSH_PROBES_PER_S);
+
+#[derive(Debug, Default)]
+struct PathGate {
+    last_used: Stamp,
+    echo: Stamp,
+    hello: Bucket,
+    relayed: Bucket,
+    /// Last head of a verified source that came from this host for somebody else.
+    relayed_head: Stamp,
+}
+
+/// All gates that do not belong to one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Gates {
+    paths: BTreeMap<Path, PathGate>,
+    last_sweep: Stamp,
+    prefixes: BTreeMap<IpAddr, u64>,
+    errors: BTreeMap<(Address, u8, NetworkId), u64>,
+    echo_answers: Bucket,
+    identities: Bucket,
+    challenges: Bucket,
+    recalls: Bucket,
+    introductions: Bucket,
+    push_probes: Bucket,
+    /// Refusals for lack of room.
+    pub(crate) full: u64,
+}
+
+impl Gates {
+    /// The gates of a path over which something authenticated came. `None` if there is no room for more paths.
+    fn path(&mut self, path: Path, now_ms: u64) -> Option<&mut PathGate> {
+        if self.paths.len() >= PATH_GATES_MAX && !self.paths.contains_key(&path) {
+            if self.last_sweep.pass(1000, now_ms) {
+                self.expire(now_ms);
+            }
+            if self.paths.len() >= PATH_GATES_MAX {
+                self.full += 1;
+                return None;
+            }
+        }
+        let gate = self.paths.entry(path).or_default();
+        gate.last_used.set(now_ms);
+        Some(gate)
+    }
+
+    /// An ECHO over `path` may be answered.
+    pub(crate) fn echo(&mut self, path: Path, now_ms: u64) -> bool {
+        let Some(gate) = self.path(path, now_ms) else { return false };
+        gate.echo.pass(ECHO_GATE_MS, now_ms) && self.echo_answers.take(ECHO_ANSWERS, now_ms)
+    }
+
+    /// A HELLO of a known identity over `path` may be answered, as far as the path is concerned.
+    pub(crate) fn hello(&mut self, path: Path, now_ms: u64) -> bool {
+        self.path(path, now_ms).is_some_and(|gate| gate.hello.take(HELLO_ANSWERS, now_ms))
+    }
+
+    /// A head from `path`, whose source has proved that path, may be relayed. The port does not count: a peer's sockets
+    /// share one allowance.
+    pub(crate) fn relay_head(&mut self, path: Path, now_ms: u64) -> bool {
+        let Some(gate) = self.path(host(path), now_ms) else { return false };
+        gate.relayed_head.set(now_ms);
+        gate.relayed.take(RELAYED, now_ms)
+    }
+
+    /// Fragments name no source: they are relayed from hosts whose heads were. `None`: this host is not one.
+    pub(crate) fn relay_fragment(&mut self, path: Path, now_ms: u64) -> Option<bool> {
+        let gate = self.paths.get_mut(&host(path))?;
+        let known = gate.relayed_head.within(PATH_GATE_IDLE_MS, now_ms);
+        known.then(|| gate.relayed.take(RELAYED, now_ms))
+    }
+
+    /// A new identity from `ip` may be looked at.
+    pub(crate) fn identity(&mut self, ip: IpAddr, now_ms: u64) -> bool {
+        let prefix = prefix_of(ip);
+        let passed = |at: &u64| now_ms.saturating_sub(*at) < IDENTITY_GATE_MS;
+        if self.prefixes.get(&prefix).is_some_and(passed) {
+            return false;
+        }
+        if self.prefixes.len() >= IDENTITY_PREFIXES_MAX {
+            self.prefixes.retain(|_, at| passed(at));
+        }
+        if self.prefixes.len() >= IDENTITY_PREFIXES_MAX {
+            self.full += 1;
+            return false;
+        }
+        if !self.identities.take(IDENTITIES, now_ms) {
+            return false;
+        }
+        self.prefixes.insert(prefix, now_ms);
+        true
+    }
+
+    /// This ERROR may be sent.
+    pub(crate) fn error(&mut self, to: Address, code: u8, network: NetworkId, now_ms: u64) -> bool {
+        let passed = |at: &u64| now_ms.saturating_sub(*at) < ERROR_GATE_MS;
+        if self.errors.get(&(to, code, network)).is_some_and(passed) {
+            return false;
+        }
+        if self.errors.len() >= ERROR_GATE_MAX {
+            self.errors.retain(|_, at| passed(at));
+        }
+        if self.errors.len() >= ERROR_GATE_MAX {
+            self.full += 1;
+            return false;
+        }
+        self.errors.insert((to, code, network), now_ms);
+        true
+    }
+
+    /// A challenge may be sent, as far as the whole node is concerned.
+    pub(crate) fn challenge(&mut self, now_ms: u64) -> bool {
+        self.challenges.take(CHALLENGES, now_ms)
+    }
+
+    /// A packet that is not authenticated yet may bring a forgotten peer back.
+    pub(crate) fn recall(&mut self, now_ms: u64) -> bool {
+        self.recalls.take(RECALLS, now_ms)
+    }
+
+    pub(crate) fn introduction(&mut self, now_ms: u64) -> bool {
+        self.introductions.take(INTRODUCTIONS, now_ms)
+    }
+
+    pub(crate) fn push_probe(&mut self, now_ms: u64) -> bool {
+        self.push_probes.take(PUSH_PROBES, now_ms)
+    }
+
+    /// Forgets gates that have been idle for so long that they are open again.
+    pub(crate) fn expire(&mut self, now_ms: u64) {
+        self.paths.retain(|_, gate| gate.last_used.within(PATH_GATE_IDLE_MS, now_ms));
+        self.prefixes.retain(|_, at| now_ms.saturating_sub(*at) < IDENTITY_GATE_MS);
+        self.errors.retain(|_, at| now_ms.saturating_sub(*at) < ERROR_GATE_MS);
+    }
+
+    /// Entries of the three tables.
+    pub(crate) fn sizes(&self) -> [usize; 3] {
+        [self.paths.len(), self.prefixes.len(), self.errors.len()]
+    }
+}
+
+/// The path with every port of its host.
+fn host(mut path: Path) -> Path {
+    path.remote.set_port(0);
+    path
+}
+
+fn prefix_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & (u32::MAX << (32 - IDENTITY_GATE_V4_BITS))).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & (u128::MAX << (128 - IDENTITY_GATE_V6_BITS))).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::LocalSocketId;
+
+    fn path(n: u32) -> Path {
+        let [a, b, c, d] = n.to_be_bytes();
+        Path { socket: LocalSocketId(1), remote: (IpAddr::from([a + 1, b, c, d]), 9993).into() }
+    }
+
+    #[test]
+    fn echoes_are_answered_every_166_ms_per_path_and_500_times_a_second_in_all() {
+        let mut gates = Gates::default();
+        assert!(gates.echo(path(1), 0) && !gates.echo(path(1), 165) && gates.echo(path(1), 166));
+        let answered = (2..2000).filter(|&n| gates.echo(path(n), 166)).count();
+        assert!((480..=ECHO_ANSWERS_PER_S as usize).contains(&answered), "{answered}");
+    }
+
+    #[test]
+    fn one_new_identity_per_prefix_and_twenty_per_second_in_all() {
+        let mut gates = Gates::default();
+        let ip = |s: &str| s.parse::<IpAddr>().unwrap();
+        assert!(gates.identity(ip("1.2.3.4"), 0) && !gates.identity(ip("1.2.3.5"), 1999));
+        assert!(gates.identity(ip("1.2.4.4"), 0) && gates.identity(ip("1.2.3.5"), 2000));
+        assert!(gates.identity(ip("2001:db8:1:100::1"), 0) && !gates.identity(ip("2001:db8:1:1ff::1"), 0));
+        assert!(gates.identity(ip("2001:db8:1:200::1"), 0));
+        let passed =
+            (0..10_000u32).filter(|n| gates.identity(IpAddr::from((9 << 24 | n << 8).to_be_bytes()), 5000)).count();
+        assert_eq!(passed, IDENTITIES_PER_S as usize);
+    }
+
+    #[test]
+    fn prefixes_paths_and_errors_are_remembered_within_bounds() {
+        let mut gates = Gates::default();
+        for n in 0..2 * PATH_GATES_MAX as u32 {
+            gates.identity(IpAddr::from((n << 8).to_be_bytes()), u64::from(n) * 51);
+            gates.hello(path(n), 5000);
+            gates.error(Address::from_u64(u64::from(n)), 5, NetworkId(1), 5000);
+        }
+        let [paths, prefixes, errors] = gates.sizes();
+        assert!(prefixes <= IDENTITY_PREFIXES_MAX);
+        assert_eq!((paths, errors), (PATH_GATES_MAX, ERROR_GATE_MAX));
+        assert!(!gates.hello(path(1 << 24), 5000));
+        assert!(gates.hello(path(1 << 24), 5000 + PATH_GATE_IDLE_MS));
+    }
+
+    #[test]
+    fn an_error_of_one_code_about_one_network_goes_once_a_second() {
+        let (mut gates, peer) = (Gates::default(), Address::from_u64(1));
+        assert!(gates.error(peer, 5, NetworkId(1), 0) && !gates.error(peer, 5, NetworkId(1), 999));
+        assert!(gates.error(peer, 5, NetworkId(2), 0) && gates.error(peer, 5, NetworkId(1), 1000));
+    }
+}

@@ -1,0 +1,315 @@
+//! What goes into the node and what comes out of it, besides datagrams and frames. Plain data: the gateway translates
+//! it to sockets, shards, files and logs, and nothing here knows how.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use wire::keys::Keys;
+use wire::packet::Suite;
+use wire::{Address, Identity, NetworkId};
+
+/// Names one UDP socket of ours. Never reused: a closed socket's number stays dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalSocketId(pub u64);
+
+/// A bound UDP socket that the node may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Its name.
+    pub id: LocalSocketId,
+    /// The local address it is bound to; may be unspecified.
+    pub local: SocketAddr,
+    /// The link (interface) it belongs to. Probes to "all links" use one socket per link and family: the lowest id.
+    pub link: String,
+}
+
+/// One thing to do. Drain them with [`crate::Node::poll_output`] after every call.
+pub enum Output {
+    /// Send a datagram.
+    Send {
+        /// From this socket; `None`: a copy from each of [`crate::Node::fan_out`].
+        socket: Option<LocalSocketId>,
+        /// To here.
+        remote: SocketAddr,
+        /// With this IP time-to-live instead of the usual one (IPv4).
+        ttl: Option<u8>,
+        /// The UDP payload.
+        datagram: Vec<u8>,
+    },
+    /// Hand an Ethernet frame (14-byte header) to the network's TAP.
+    Deliver {
+        /// The network.
+        network: NetworkId,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+    /// Configuration, status or addresses of a network changed: look at [`crate::Node::networks`].
+    NetworkChanged(NetworkId),
+    /// The shards' tables change.
+    Plan(PlanChange),
+    /// Ask the controller beside us; its answer comes back through [`crate::Node::controller_reply`].
+    ControllerRequest {
+        /// The network asked for.
+        network: NetworkId,
+        /// Who asks, authenticated.
+        member: Arc<Identity>,
+        /// The request's packet ID, for the reply.
+        packet_id: u64,
+        /// The metadata dictionary.
+        metadata: Vec<u8>,
+        /// Where the request came from, if directly.
+        physical: Option<SocketAddr>,
+    },
+    /// Have a worker run [`Identity::validate`] (25 ms); answer with [`crate::Node::handle_proof`].
+    Prove {
+        /// Names the question in the answer.
+        ticket: u64,
+        /// The identity in doubt.
+        identity: Identity,
+    },
+    /// Keep bytes on disk, or delete them.
+    Store(StateKey, Option<Vec<u8>>),
+    /// Something an operator wants to know.
+    Event(Event),
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Output::Send { socket, remote, ttl, datagram } => f
+                .debug_struct("Send")
+                .field("socket", socket)
+                .field("remote", remote)
+                .field("ttl", ttl)
+                .field("bytes", &datagram.len())
+                .finish(),
+            Output::Deliver { network, frame } => write!(f, "Deliver({network}, {} bytes)", frame.len()),
+            Output::NetworkChanged(network) => write!(f, "NetworkChanged({network})"),
+            Output::Plan(change) => write!(f, "Plan({change:?})"),
+            Output::ControllerRequest { network, member, packet_id, .. } => {
+                write!(f, "ControllerRequest({network}, {}, {packet_id:016x})", member.address())
+            }
+            Output::Prove { ticket, identity } => write!(f, "Prove({ticket}, {})", identity.address()),
+            Output::Store(key, bytes) => write!(f, "Store({key:?}, {:?} bytes)", bytes.as_ref().map(Vec::len)),
+            Output::Event(event) => write!(f, "Event({event:?})"),
+        }
+    }
+}
+
+/// What is kept on disk, by its place in a ZeroTierOne home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StateKey {
+    /// `planet`
+    Planet,
+    /// `moons.d/<id>.moon`
+    Moon(u64),
+    /// `networks.d/<id>.conf`
+    NetworkConfig(NetworkId),
+    /// `peers.d/<address>.peer`
+    Peer(Address),
+}
+
+/// News for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An upstream hears us.
+    Online,
+    /// No upstream hears us any more.
+    Offline,
+    /// A peer can be reached directly.
+    PeerDirect {
+        /// The peer.
+        peer: Address,
+        /// Over this socket.
+        socket: LocalSocketId,
+        /// At this endpoint.
+        remote: SocketAddr,
+    },
+    /// A peer that was reached directly is now relayed.
+    PeerRelayed {
+        /// The peer.
+        peer: Address,
+    },
+    /// Another node has our address. After confirmation the node sends nothing any more.
+    IdentityCollision {
+        /// The upstream that says so.
+        reporter: Address,
+        /// Enough upstreams said so: the identity is given up.
+        confirmed: bool,
+    },
+    /// The planet or a moon was replaced by a newer one.
+    WorldUpdated {
+        /// The world's ID.
+        id: u64,
+    },
+    /// A message for an application above.
+    UserMessage {
+        /// Who sent it, authenticated.
+        from: Address,
+        /// Its type.
+        kind: u64,
+        /// Its content.
+        data: Vec<u8>,
+    },
+    /// An upstream sees us at another IP address than before.
+    ExternalAddressChanged {
+        /// The upstream.
+        reporter: Address,
+        /// What it sees now.
+        surface: SocketAddr,
+    },
+}
+
+/// One change of what shards need to know.
+pub enum PlanChange {
+    /// A peer that frames may go to or come from; replaces what was known of it.
+    Peer {
+        /// The peer.
+        address: Address,
+        /// Its keys.
+        keys: Arc<Keys>,
+        /// The suite for frames to it.
+        suite: Suite,
+        /// Where frames to it go; `None`: give them to the node, which queues them or knows a way.
+        route: Option<Route>,
+        /// Paths over which it is heard directly.
+        paths: Vec<(LocalSocketId, SocketAddr)>,
+    },
+    /// Forget a peer.
+    PeerGone(Address),
+    /// A network that runs.
+    Network {
+        /// The network.
+        id: NetworkId,
+        /// Largest frame payload in bytes.
+        mtu: u16,
+        /// Its rules and features are such that shards may handle its unicast frames alone.
+        fast: bool,
+    },
+    /// Forget a network.
+    NetworkGone(NetworkId),
+    /// Whether a peer may talk to us on a network.
+    Member {
+        /// The network.
+        network: NetworkId,
+        /// The peer.
+        address: Address,
+        /// The verdict of the gate.
+        allowed: bool,
+    },
+}
+
+impl fmt::Debug for PlanChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlanChange::Peer { address, suite, route, paths, .. } => f
+                .debug_struct("Peer")
+                .field("address", address)
+                .field("suite", suite)
+                .field("route", route)
+                .field("paths", paths)
+                .finish_non_exhaustive(),
+            PlanChange::PeerGone(address) => write!(f, "PeerGone({address})"),
+            PlanChange::Network { id, mtu, fast } => write!(f, "Network({id}, mtu {mtu}, fast {fast})"),
+            PlanChange::NetworkGone(id) => write!(f, "NetworkGone({id})"),
+            PlanChange::Member { network, address, allowed } => {
+                write!(f, "Member({network}, {address}, allowed {allowed})")
+            }
+        }
+    }
+}
+
+/// Where frames to a peer go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// From this socket.
+    pub socket: LocalSocketId,
+    /// To this endpoint: the peer's own, or that of the root that relays.
+    pub remote: SocketAddr,
+    /// UDP payload bytes per datagram.
+    pub mtu: u16,
+    /// It is the peer's own endpoint.
+    pub direct: bool,
+}
+
+/// What a shard saw and sent on one path of one peer since its last report. A reception counts only if it was
+/// authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The peer.
+    pub peer: Address,
+    /// Our socket.
+    pub socket: LocalSocketId,
+    /// The remote endpoint: the peer's own, or that of the root that relays.
+    pub remote: SocketAddr,
+    /// The packets received had hop count 0.
+    pub hops0: bool,
+    /// Packets received and authenticated.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes of the packets received.
+    pub rx_bytes: u64,
+    /// Bytes of the packets sent.
+    pub tx_bytes: u64,
+    /// Some of the packets received were frames of a network whose gate the peer passes.
+    pub nontrivial: bool,
+}
+
+/// What is known of a peer, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer.
+    pub address: Address,
+    /// Protocol, major, minor, revision; zeros if unknown.
+    pub version: (u8, u8, u8, u16),
+    /// Latency of its best path, microseconds.
+    pub latency_us: Option<u32>,
+    /// It is a root of the planet or of a moon.
+    pub upstream: bool,
+    /// It is a root of the planet.
+    pub planet: bool,
+    /// It is the upstream that we use now.
+    pub best_upstream: bool,
+    /// Milliseconds since anything authenticated came from it.
+    pub last_receive_ms: Option<u64>,
+    /// Its paths.
+    pub paths: Vec<PathStatus>,
+}
+
+/// What is known of a path, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Our socket.
+    pub socket: LocalSocketId,
+    /// The remote endpoint.
+    pub remote: SocketAddr,
+    /// Milliseconds since it was last verified.
+    pub verified_ms: Option<u64>,
+    /// Milliseconds since something was last sent.
+    pub sent_ms: Option<u64>,
+    /// Latency, microseconds.
+    pub latency_us: Option<u32>,
+    /// It works.
+    pub alive: bool,
+    /// It is the one used now.
+    pub preferred: bool,
+}
+
+/// Saved state that cannot be taken. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The bytes are no world.
+    #[error("not a world: {0}")]
+    World(wire::Malformed),
+    /// A moon where a planet belongs, or the other way round.
+    #[error("it is a world of another kind: a planet and a moon were mixed up")]
+    WorldKind,
+    /// Too many moons.
+    #[error("more than {max} moons", max = crate::limits::MOONS_MAX)]
+    TooManyMoons,
+    /// The bytes are no cached peer.
+    #[error("not a cached peer: {0}")]
+    Peer(wire::Malformed),
+}

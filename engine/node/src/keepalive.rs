@@ -1,0 +1,165 @@
+//! Keeping paths of active peers open: heartbeats, the full HELLO once a minute, removal of what expired. Also what
+//! happens to paths when one of our sockets comes or goes.
+// spec: paths, "Keep-alive and latency"
+
+use std::net::SocketAddr;
+
+use wire::{Address, Now};
+
+use crate::Node;
+use crate::io::{Activity, LocalSocketId, Socket};
+use crate::limits::*;
+use crate::path::{Path, Slot};
+use crate::send::{Arrival, Way};
+use crate::timers::NEW_SOCKET_MS;
+
+/// Which address families something was sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Greeted {
+    pub(crate) ipv4: bool,
+    pub(crate) ipv6: bool,
+}
+
+impl Node {
+    /// The keep-alive routine for one peer: `full` sends HELLO to each remote, else ECHO where nothing went for a while.
+    pub(crate) fn keep_alive(&mut self, now: Now, address: Address, full: bool) -> Greeted {
+        let now_ms = now.ms();
+        let mut greeted = Greeted::default();
+        let Some(peer) = self.peers.get_mut(address) else { return greeted };
+        if full {
+            peer.last_full_hello.set(now_ms);
+        }
+        let before = peer.slots.len();
+        let highest = peer.slots.iter().map(|s| s.priority).max().unwrap_or(1);
+        peer.slots.retain(|s| !s.expired(now_ms) && s.priority >= highest);
+        let removed = peer.slots.len() < before;
+        let due: Vec<Path> = peer.slots.iter().filter(|s| full || s.needs_heartbeat(now_ms)).map(|s| s.path).collect();
+        let mut hellos: Vec<SocketAddr> = Vec::new();
+        for Path { socket, remote } in due {
+            greeted.ipv4 |= remote.is_ipv4();
+            greeted.ipv6 |= remote.is_ipv6();
+            if !full {
+                self.contact(now, address, Some(socket), remote, false);
+            } else if !hellos.contains(&remote) {
+                // A HELLO leaves from all links, so one per remote greets every slot that has it.
+                hellos.push(remote);
+                self.send_hello(now, address, None, remote);
+            }
+        }
+        if removed {
+            self.path_changed(now, address);
+        }
+        greeted
+    }
+
+    /// Heartbeats of active peers and of upstreams, at every tick.
+    pub(crate) fn keep_peers_alive(&mut self, now: Now) {
+        let now_ms = now.ms();
+        let wants = |s: &Slot| s.expired(now_ms) || s.needs_heartbeat(now_ms);
+        let mut due = Vec::new();
+        for (&address, peer) in self.peers.iter() {
+            // Upstreams get their HELLO from the ping check.
+            let full = !peer.upstream && !peer.last_full_hello.within(PEER_PING_MS, now_ms);
+            let kept = peer.upstream || peer.active(now_ms);
+            if kept && !peer.slots.is_empty() && (full || peer.slots.iter().any(wants)) {
+                due.push((address, full));
+            }
+        }
+        for (address, full) in due {
+            self.keep_alive(now, address, full);
+        }
+    }
+
+    /// A socket was bound. Upstreams are greeted from it within a second.
+    pub fn add_socket(&mut self, now: Now, socket: Socket) {
+        let id = socket.id;
+        self.sockets.insert(id, socket);
+        self.surface_generation += 1;
+        self.timers.new_sockets.push(id);
+        self.timers.next_tick_ms = self.timers.next_tick_ms.min(now.ms() + NEW_SOCKET_MS);
+    }
+
+    /// A socket was closed: every path on it is dead at once, and what used it is looked for elsewhere.
+    // spec: paths, "When an interface goes away", Gateway
+    pub fn remove_socket(&mut self, now: Now, id: LocalSocketId) {
+        if self.sockets.remove(&id).is_none() {
+            return;
+        }
+        self.surface_generation += 1;
+        self.surfaces.socket_gone(id);
+        let mut lost: Vec<(Address, SocketAddr)> = Vec::new();
+        for (&address, peer) in self.peers.iter_mut() {
+            let gone = peer.slots.iter().filter(|s| s.path.socket == id).map(|s| (address, s.path.remote));
+            lost.extend(gone);
+            peer.slots.retain(|s| s.path.socket != id);
+        }
+        for &(address, remote) in &lost {
+            let active = self.peers.get(address).is_some_and(|p| p.upstream || p.active(now.ms()));
+            if active && self.gates.challenge(now.ms()) {
+                self.send_hello(now, address, None, remote);
+            }
+        }
+        self.upstreams_changed(now);
+        lost.dedup_by_key(|(address, _)| *address);
+        for (address, _) in lost {
+            self.path_changed(now, address);
+        }
+        self.timers.next_ping_ms = now.ms();
+    }
+
+    /// Greets upstreams from sockets that are new.
+    pub(crate) fn greet_from_new_sockets(&mut self, now: Now) {
+        let new = std::mem::take(&mut self.timers.new_sockets);
+        if new.is_empty() {
+            return;
+        }
+        let mut known = Vec::new();
+        for (address, _) in self.roots.upstreams() {
+            let slots = self.peers.get(address).map(|p| &p.slots[..]).unwrap_or_default();
+            known.extend(slots.iter().map(|s| (address, s.path.remote)));
+        }
+        known.dedup();
+        for socket in new {
+            let Some(local) = self.sockets.get(&socket).map(|s| s.local) else { continue };
+            for &(address, remote) in known.iter().filter(|(_, r)| r.is_ipv4() == local.is_ipv4()) {
+                self.send_hello(now, address, Some(socket), remote);
+            }
+        }
+        if known.is_empty() {
+            self.timers.next_ping_ms = now.ms();
+        }
+    }
+
+    /// What the shards saw and sent since their last report. Frames on their fast path never come here, so this is how
+    /// the node knows that paths work, that peers are active, and which paths carry traffic.
+    pub fn handle_activity(&mut self, now: Now, activities: &[Activity]) {
+        for activity in activities {
+            self.activity(now, activity);
+        }
+    }
+
+    fn activity(&mut self, now: Now, a: &Activity) {
+        let path = Path { socket: a.socket, remote: a.remote };
+        if !self.peers.contains(a.peer) {
+            return;
+        }
+        if self.peers.get_mut(a.peer).is_some_and(|p| p.last_activity.pass(ACTIVITY_TO_NETWORKS_MS, now.ms())) {
+            self.network_activity(now, a.peer);
+        }
+        if a.rx_packets > 0 {
+            let arrival = Arrival { path, hops: u8::from(!a.hops0) };
+            let heard = crate::dispatch::Heard { heard: true, trust: a.nontrivial, proves_path: false };
+            self.received(now, &arrival, a.peer, a.nontrivial.then_some(wire::Verb::Frame), heard);
+        }
+        if a.tx_packets > 0 {
+            let own = self.peers.get(a.peer).is_some_and(|p| p.slot(&path).is_some());
+            let relay = || {
+                let has = |u: &Address| self.peers.get(*u).is_some_and(|p| p.slot(&path).is_some());
+                self.roots.upstreams().map(|(u, _)| u).find(has)
+            };
+            if let Some(owner) = if own { Some(a.peer) } else { relay() } {
+                self.sent_over(now, a.peer, Way { path, owner }, true);
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Every number the control plane lives by: the protocol's name, the value, the unit, where it comes from.
+//! "spec" is docs/ZEROTIER_STACK.md, section paths; "ours" is a bound or a timer that ZeroTierOne does not have.
+
+// Paths. // spec: paths, "Constants"
+
+/// A path is alive for this long after its last verified packet: heartbeat + 5000. ms, spec.
+pub const PATH_ALIVE_MS: u64 = 19_000;
+/// A path gets a heartbeat when nothing was sent over it for this long. ms, spec; it is our upper bound.
+pub const PATH_HEARTBEAT_MS: u64 = 14_000;
+/// Heartbeats are drawn up to this much earlier, so that nodes started together do not stay in phase. ms, ours (10 %).
+pub const PATH_HEARTBEAT_JITTER_MS: u64 = 1_400;
+/// A slot is forgotten this long after its last verified packet: 4 x ping + 3000. ms, spec.
+pub const PATH_EXPIRATION_MS: u64 = 243_000;
+/// Latency that stands for "not measured". ms, spec.
+pub const UNKNOWN_LATENCY_MS: u64 = 65_535;
+/// Added to the latency of a path that is not alive. ms, spec.
+pub const DEAD_PATH_PENALTY_MS: u64 = 65_535;
+/// Age beyond which a dead path gets no worse: ten heartbeats. ms, spec.
+pub const QUALITY_AGE_CAP_MS: u64 = 140_000;
+/// Slots per peer. spec.
+pub const SLOTS_MAX: usize = 64;
+/// Slots of a peer that never proved a relationship. spec, "Hardening bounds".
+pub const STRANGER_SLOTS_MAX: usize = 4;
+/// Latency samples above this are not believed. us, spec.
+pub const LATENCY_SAMPLE_MAX_US: u64 = 10_000_000;
+
+// Peers.
+
+/// A peer that sent frames or configuration within this time is active and its paths are kept alive. ms, spec.
+pub const PEER_ACTIVITY_MS: u64 = 500_000;
+/// A peer silent for this long is forgotten. ms, spec.
+pub const PEER_SILENCE_MS: u64 = 500_000;
+/// A relationship proven by a packet lasts this long. ms, spec.
+pub const TRUST_EXPIRATION_MS: u64 = 600_000;
+/// Full HELLO to every slot. ms, spec "peer ping period".
+pub const PEER_PING_MS: u64 = 60_000;
+/// Peers in memory. ours.
+pub const PEERS_MAX: usize = 65_536;
+/// Peers in memory that never proved a relationship; a root, whose peers are all such, has no bound but [`PEERS_MAX`].
+/// spec, "Hardening bounds".
+pub const STRANGERS_MAX: usize = 4_096;
+/// Forgotten peers whose identity and endpoints are remembered. ours.
+pub const CACHED_PEERS_MAX: usize = 65_536;
+/// Endpoints kept of a forgotten peer. ours.
+pub const CACHED_ENDPOINTS_MAX: usize = 16;
+
+// Timers.
+
+/// Retry of queues, path keep-alive, re-evaluation of plans. ms, spec "queue tick".
+pub const TICK_MS: u64 = 500;
+/// Contact with upstreams, online state, refresh of networks. ms, spec "ping check interval".
+pub const PING_CHECK_MS: u64 = 5_000;
+/// The ping check is drawn up to this much earlier or later. ms, ours (10 %).
+pub const PING_CHECK_JITTER_MS: u64 = 500;
+/// Forgetting of peers, surfaces, pairs. ms, spec "housekeeping".
+pub const HOUSEKEEPING_MS: u64 = 30_000;
+
+// Gates on what others may cause. // spec: paths, "Hardening bounds"
+
+/// ECHO answers per path. ms, spec.
+pub const ECHO_GATE_MS: u64 = 166;
+/// ECHO answers per node. 1/s, spec.
+pub const ECHO_ANSWERS_PER_S: u32 = 500;
+/// HELLO answers per path to known identities. 1/s, spec.
+pub const HELLO_ANSWERS_PER_PATH_PER_S: u32 = 2;
+/// HELLO answers per known identity. 1/s, spec.
+pub const HELLO_ANSWERS_PER_PEER_PER_S: u32 = 8;
+/// World updates in OK(HELLO) per peer. ms, spec.
+pub const WORLD_UPDATE_GATE_MS: u64 = 60_000;
+/// Challenge per unknown path and peer. ms, spec "unconfirmed path re-probe".
+pub const CHALLENGE_GATE_MS: u64 = 1_000;
+/// Challenges per peer. 1/s, spec.
+pub const CHALLENGES_PER_PEER_PER_S: u32 = 4;
+/// Challenges per node. 1/s, spec.
+pub const CHALLENGES_PER_S: u32 = 200;
+/// New identities per IPv4 /24 or IPv6 /56. ms, spec.
+pub const IDENTITY_GATE_MS: u64 = 2_000;
+/// Prefix length of the identity gate, IPv4. bits, spec.
+pub const IDENTITY_GATE_V4_BITS: u8 = 24;
+/// Prefix length of the identity gate, IPv6. bits, spec.
+pub const IDENTITY_GATE_V6_BITS: u8 = 56;
+/// New identities per node. 1/s, spec.
+pub const IDENTITIES_PER_S: u32 = 20;
+/// Prefixes remembered by the identity gate. ours.
+pub const IDENTITY_PREFIXES_MAX: usize = 1_024;
+/// Proofs of work that wait for a worker. spec.
+pub const PROOF_QUEUE_MAX: usize = 64;
+/// Addresses whose proof of work failed, refused from then on. ours.
+pub const REFUSED_IDENTITIES_MAX: usize = 1_024;
+/// WHOIS answers per asking peer, unless we are an upstream. ms, spec.
+pub const WHOIS_ANSWER_GATE_MS: u64 = 100;
+/// Addresses of one WHOIS that are looked at. ours; what fits a packet unfragmented.
+pub const WHOIS_ADDRESSES_MAX: usize = 16;
+/// NETWORK_CREDENTIALS taken per peer. ms, spec.
+pub const CREDENTIALS_GATE_MS: u64 = 1_000;
+/// ERRORs per (peer, code, network). ms, spec.
+pub const ERROR_GATE_MS: u64 = 1_000;
+/// Entries of the ERROR gate. ours.
+pub const ERROR_GATE_MAX: usize = 4_096;
+/// Paths whose gates are remembered. ours.
+pub const PATH_GATES_MAX: usize = 131_072;
+/// The gates of a path are forgotten after this much silence. ms, ours.
+pub const PATH_GATE_IDLE_MS: u64 = 30_000;
+
+// Asking for identities.
+
+/// WHOIS per address. ms, spec.
+pub const WHOIS_RETRY_MS: u64 = 500;
+/// WHOIS for packets of strangers. 1/s, spec.
+pub const WHOIS_PER_S: u32 = 50;
+/// WHOIS for packets of our own, a budget that strangers cannot touch. 1/s, ours.
+pub const OWN_WHOIS_PER_S: u32 = 50;
+/// Addresses asked for at a time, strangers' and ours each. ours.
+pub const WHOIS_PENDING_MAX: usize = 1_024;
+/// Addresses in one WHOIS. ours.
+pub const WHOIS_BATCH: usize = 16;
+/// Packets of one unknown sender that wait for its identity. spec.
+pub const WAITING_PER_SOURCE: usize = 4;
+/// Packets of unknown senders that wait, in all. spec.
+pub const WAITING_MAX: usize = 1_024;
+/// Bytes of packets of unknown senders that wait. spec.
+pub const WAITING_BYTES_MAX: usize = 2 << 20;
+/// How long they wait. ms, spec "RX timeout".
+pub const WAITING_MS: u64 = 5_000;
+
+// Packets of ours that have no way yet.
+
+/// Per destination. ours.
+pub const QUEUE_PER_PEER: usize = 256;
+/// Bytes per destination. ours.
+pub const QUEUE_PER_PEER_BYTES: usize = 512 << 10;
+/// In all. ours.
+pub const QUEUE_MAX: usize = 4_096;
+/// Bytes in all. ours.
+pub const QUEUE_BYTES_MAX: usize = 8 << 20;
+/// How long they wait. ms, spec "TX timeout".
+pub const QUEUE_MS: u64 = 5_000;
+
+// Replies.
+
+/// A reply is accepted for this long. ms, spec.
+pub const REPLY_TIMEOUT_MS: u64 = 10_000;
+/// Packets whose replies are awaited. ours.
+pub const EXPECTED_MAX: usize = 16_384;
+/// Replies taken to one packet that several may answer: sockets of a HELLO fan-out, chunks of a configuration. ours.
+pub const REPLIES_PER_REQUEST: usize = 512;
+/// Sockets over which replies to one HELLO are taken. ours.
+pub const HELLO_REPLIES_MAX: usize = 32;
+
+// RENDEZVOUS and PUSH_DIRECT_PATHS.
+
+/// Introductions obeyed per upstream. 1/s, spec.
+pub const RENDEZVOUS_PER_UPSTREAM_PER_S: u32 = 10;
+/// Introductions obeyed per named peer. ms, spec.
+pub const RENDEZVOUS_GATE_MS: u64 = 2_000;
+/// Named peers remembered by that gate. ours.
+pub const RENDEZVOUS_PEERS_MAX: usize = 1_024;
+/// Introductions of peers not yet known that wait for WHOIS. ours.
+pub const RENDEZVOUS_HELD_MAX: usize = 64;
+/// How long they wait. ms, spec.
+pub const RENDEZVOUS_HELD_MS: u64 = 2_000;
+/// Further probes after the first, unless the peer was heard. ms after the RENDEZVOUS, spec.
+pub const RENDEZVOUS_RETRIES_MS: [u64; 3] = [200, 600, 1_500];
+/// Probes waiting for their time. ours.
+pub const TIMED_PROBES_MAX: usize = 1_024;
+/// TTL of the packet that opens our own NAT only. hops, spec.
+pub const HOLE_PUNCH_TTL: u8 = 2;
+/// Bytes of that packet. spec.
+pub const HOLE_PUNCH_BYTES: usize = 4;
+/// Introduction per pair of peers. ms, spec "unite interval".
+pub const INTRODUCTION_GATE_MS: u64 = 30_000;
+/// Introductions per node. 1/s, spec.
+pub const INTRODUCTIONS_PER_S: u32 = 100;
+/// Pairs remembered: what the rate above can fill. ours.
+pub const INTRODUCED_PAIRS_MAX: usize = 4_096;
+/// Packets relayed per source path. 1/s, spec.
+pub const RELAYED_PER_PATH_PER_S: u32 = 10_000;
+/// Entries tried per (scope, family) of one push, and offered by us. spec.
+pub const PUSH_PER_CLASS: usize = 8;
+/// Probes that one peer's pushes may cause: per 10 s. spec.
+pub const PUSH_PROBES_PER_10_S: u32 = 16;
+/// Probes that one peer's pushes may cause at once: one full push of three classes. ours.
+pub const PUSH_PROBES_BURST: u32 = 24;
+/// Probes that all pushes may cause. 1/s, spec.
+pub const PUSH_PROBES_PER_S: u32 = 200;
+/// Addresses pushed to a directly connected peer. ms, spec.
+pub const PUSH_DIRECT_MS: u64 = 120_000;
+/// Addresses pushed to a relayed peer: the n-th gap, the last one repeating. A gap above 30000 resets the remote's
+/// counter. ms, spec.
+pub const PUSH_RELAYED_MS: [u64; 3] = [15_000, 30_000, 31_000];
+/// Bytes of one push. spec.
+pub const PUSH_PACKET_MAX: usize = 1_200;
+/// Pushes sent at once after a change of our addresses, per tick. ours.
+pub const PUSH_ON_CHANGE_PER_TICK: usize = 64;
+/// A cluster redirect waits this long for its target to answer. ms, ours.
+pub const REDIRECT_TIMEOUT_MS: u64 = 10_000;
+
+// Surfaces.
+
+/// A report of how others see us is good for this long. ms, spec.
+pub const SURFACE_TIMEOUT_MS: u64 = 600_000;
+/// Reports kept. spec.
+pub const SURFACES_MAX: usize = 64;
+/// Reports kept per (socket, family). spec.
+pub const SURFACES_PER_SOCKET: usize = 4;
+
+// Upstreams.
+
+/// Contact with a moon seed or other wanted node that has no endpoint of its own. ms, spec "leaf always-contact".
+pub const ALWAYS_CONTACT_MS: u64 = 28_000;
+/// A better upstream must be better by this much. percent, spec.
+pub const UPSTREAM_HYSTERESIS_PERCENT: u64 = 20;
+/// An upstream must have been heard within this time to rank as alive: 3 probe intervals. ms, spec.
+pub const UPSTREAM_FRESH_MS: u64 = 3 * PATH_HEARTBEAT_MS;
+/// Moons held or wanted. ours.
+pub const MOONS_MAX: usize = 64;
+/// HELLO to a hint of the operator for a peer without path. ms, spec "try memorised path".
+pub const HINT_MS: u64 = 30_000;
+
+// Fast failover: probing of paths that carry frames. Ours; can be switched off.
+
+/// A path carries traffic if a frame was sent over it this recently. ms.
+pub const TRAFFIC_WINDOW_MS: u64 = 2_000;
+/// How often watched paths are looked at. ms.
+pub const WATCH_MS: u64 = 50;
+/// A watched path from which nothing was verified for this long is probed. ms.
+pub const WATCH_PROBE_MS: u64 = 300;
+/// The same for paths to upstreams, and for paths already suspect. ms.
+pub const WATCH_PROBE_SLOW_MS: u64 = 1_000;
+/// A probe counts as missed after this long, or twice the path's latency if that is more. ms.
+pub const WATCH_MISS_MS: u64 = 250;
+/// Missed probes that make a path suspect. spec, "Path selection".
+pub const WATCH_MISSES: u8 = 2;
+/// Peers watched at a time. ours.
+pub const WATCHED_MAX: usize = 4_096;
+
+// Networks.
+
+/// Networks hear of frames that shards carry this often per peer. ms, ours.
+pub const ACTIVITY_TO_NETWORKS_MS: u64 = 1_000;
+
+/// A member to whom our controller sent a configuration counts as authorised this long. ms, spec.
+pub const AUTHORISED_MS: u64 = 180_000;
+/// Such members remembered. ours.
+pub const AUTHORISED_MAX: usize = 65_536;
+
+// Outputs.
+
+/// Outputs that wait for the caller. ours.
+pub const OUTPUTS_MAX: usize = 65_536;

@@ -1,0 +1,135 @@
+//! One path to one peer: over which socket and to which endpoint, when it last proved itself, how good it is. It knows
+//! how to compare itself with others; it never sends anything.
+
+use std::net::SocketAddr;
+
+use wire::endpoint::{Scope, scope};
+
+use crate::gate::Stamp;
+use crate::io::LocalSocketId;
+use crate::limits::*;
+
+/// A physical path: one of our sockets and a remote endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Path {
+    pub(crate) socket: LocalSocketId,
+    pub(crate) remote: SocketAddr,
+}
+
+impl Path {
+    /// Same remote IP on the same socket; the port does not count. // spec: paths, "Path learning"
+    pub(crate) fn same_host(&self, other: &Path) -> bool {
+        self.socket == other.socket && self.remote.ip() == other.remote.ip()
+    }
+}
+
+/// How probing of a path that carries frames stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watch {
+    /// When the probe that is still unanswered was sent.
+    pub(crate) pending: Stamp,
+    /// When any probe was last sent.
+    pub(crate) last_probe: Stamp,
+    /// Probes missed one after the other.
+    pub(crate) missed: u8,
+    /// Enough of them: not to be used while there is another way.
+    pub(crate) suspect: bool,
+}
+
+/// A path that a peer proved, and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) path: Path,
+    /// Last authenticated packet of this peer over this path, not relayed. The only clock that decides anything.
+    // spec: paths, "Hardening bounds", Path liveness
+    pub(crate) last_verified: Stamp,
+    pub(crate) last_out: Stamp,
+    /// Last frame sent over it, by us or by a shard.
+    pub(crate) last_frame_out: Stamp,
+    pub(crate) latency_us: Option<u32>,
+    /// 1, or more after a cluster redirect.
+    pub(crate) priority: u16,
+    /// Silence of ours after which it gets a heartbeat.
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) watch: Watch,
+}
+
+impl Slot {
+    pub(crate) fn new(path: Path, priority: u16, heartbeat_ms: u64, now_ms: u64) -> Slot {
+        Slot {
+            path,
+            last_verified: Stamp::at(now_ms),
+            last_out: Stamp::NEVER,
+            last_frame_out: Stamp::NEVER,
+            latency_us: None,
+            priority: priority.max(1),
+            heartbeat_ms,
+            watch: Watch::default(),
+        }
+    }
+
+    /// An authenticated packet came straight over it.
+    pub(crate) fn verified(&mut self, now_ms: u64) {
+        self.last_verified.set(now_ms);
+        self.watch = Watch { last_probe: self.watch.last_probe, ..Watch::default() };
+    }
+
+    pub(crate) fn alive(&self, now_ms: u64) -> bool {
+        self.last_verified.within(PATH_ALIVE_MS, now_ms) && !self.watch.suspect
+    }
+
+    pub(crate) fn expired(&self, now_ms: u64) -> bool {
+        !self.last_verified.within(PATH_EXPIRATION_MS, now_ms)
+    }
+
+    pub(crate) fn needs_heartbeat(&self, now_ms: u64) -> bool {
+        !self.last_out.within(self.heartbeat_ms, now_ms)
+    }
+
+    pub(crate) fn scope(&self) -> Scope {
+        scope(self.path.remote.ip())
+    }
+
+    /// Lower is better. // spec: paths, "Path selection"
+    pub(crate) fn score(&self, now_ms: u64) -> u64 {
+        let latency = self.latency_us.map_or(UNKNOWN_LATENCY_MS, |us| u64::from(us) / 1000);
+        let age = self.last_verified.age(now_ms).min(QUALITY_AGE_CAP_MS);
+        let latency = if self.alive(now_ms) { latency } else { latency + DEAD_PATH_PENALTY_MS + age };
+        latency * (8 - self.scope() as u64) / u64::from(self.priority)
+    }
+
+    /// Takes a round trip into account. // spec: paths, "Latency"
+    pub(crate) fn measured(&mut self, sample_us: u32) {
+        self.latency_us =
+            Some(self.latency_us.map_or(sample_us, |us| ((u64::from(us) + u64::from(sample_us)) / 2) as u32));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(remote: &str, latency_ms: Option<u32>) -> Slot {
+        let path = Path { socket: LocalSocketId(1), remote: remote.parse().unwrap() };
+        Slot { latency_us: latency_ms.map(|ms| ms * 1000), ..Slot::new(path, 1, PATH_HEARTBEAT_MS, 0) }
+    }
+
+    #[test]
+    fn a_private_path_of_39_ms_beats_a_global_path_of_10_ms() {
+        assert!(slot("10.0.0.1:1", Some(39)).score(0) < slot("8.8.8.8:1", Some(10)).score(0));
+        assert!(slot("10.0.0.1:1", Some(41)).score(0) > slot("8.8.8.8:1", Some(10)).score(0));
+    }
+
+    #[test]
+    fn a_private_path_of_unknown_latency_loses_to_a_measured_global_one() {
+        assert!(slot("10.0.0.1:1", None).score(0) > slot("8.8.8.8:1", Some(100)).score(0));
+    }
+
+    #[test]
+    fn a_path_is_dead_after_19_s_and_expired_after_243_s() {
+        let slot = slot("8.8.8.8:1", Some(1));
+        assert!(slot.alive(18_999) && !slot.alive(19_000));
+        assert!(!slot.expired(242_999) && slot.expired(243_000));
+        assert!(slot.score(19_000) > slot.score(18_999) + 65_535);
+    }
+}

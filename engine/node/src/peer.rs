@@ -1,0 +1,295 @@
+//! What is known of other nodes: identity, keys, version, when they were last heard, and their slots. The table of peers
+//! is bounded; who goes when it is full is decided here, and nothing here sends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wire::message::Version;
+use wire::recent::RecentIds;
+use wire::{Address, Identity, Keys, Suite};
+
+use crate::gate::{Bucket, Stamp};
+use crate::limits::*;
+use crate::path::{Path, Slot};
+
+/// It answers ECHO probes. // spec: paths, "Keep-alive and latency"
+pub(crate) fn takes_echo(v: Version) -> bool {
+    v.protocol >= 5 && (v.major, v.minor, v.revision) != (1, 1, 0)
+}
+
+/// It answers one ECHO per second over all paths. // spec: paths, "ECHO responder"
+pub(crate) fn answers_echo_slowly(v: Version) -> bool {
+    v.protocol != 0 && (v.major, v.minor, v.revision) <= (1, 8, 8)
+}
+
+/// How far the proof of work of an identity has been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Checked, or vouched for by our own disk.
+    Known,
+    /// To be given to the worker when its queue has room.
+    Wanted,
+    /// The worker has it.
+    Asked,
+}
+
+/// How pushing our addresses to a peer stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Push {
+    pub(crate) last_sent: Stamp,
+    /// Pushes sent over a relay since the peer was last reached directly.
+    pub(crate) relayed_in_a_row: usize,
+    /// The state of our addresses that it was told.
+    pub(crate) generation: u64,
+    /// Probes that its own pushes may cause.
+    pub(crate) probes: Bucket,
+}
+
+/// A cluster redirect that waits for its target to answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Redirect {
+    pub(crate) remote: std::net::SocketAddr,
+    pub(crate) priority: u16,
+    pub(crate) until_ms: u64,
+}
+
+/// Another node whose identity is known.
+pub(crate) struct Peer {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) keys: Arc<Keys>,
+    /// What it says it runs; protocol 0 is unknown.
+    pub(crate) version: Version,
+    pub(crate) proof: Proof,
+    /// It is a root of the planet or a moon.
+    pub(crate) upstream: bool,
+    /// It controls a network that we joined.
+    pub(crate) controller: bool,
+    pub(crate) created_ms: u64,
+    /// Last authenticated packet, direct or relayed.
+    pub(crate) last_receive: Stamp,
+    /// Last frame or configuration packet.
+    pub(crate) last_nontrivial: Stamp,
+    pub(crate) last_trust: Stamp,
+    pub(crate) last_full_hello: Stamp,
+    pub(crate) last_whois_answered: Stamp,
+    pub(crate) last_hint: Stamp,
+    pub(crate) last_world_sent: Stamp,
+    /// Last frame sent to it, directly or relayed.
+    pub(crate) last_frame_out: Stamp,
+    /// Last ECHO of ours, whichever the path.
+    pub(crate) last_echo_out: Stamp,
+    /// Last time the networks heard of frames that shards carry.
+    pub(crate) last_activity: Stamp,
+    pub(crate) hello_answers: Bucket,
+    pub(crate) challenges: Bucket,
+    /// Unconfirmed paths probed within the last second.
+    pub(crate) challenged: Vec<(Path, Stamp)>,
+    pub(crate) rendezvous: Bucket,
+    pub(crate) push: Push,
+    pub(crate) redirect: Option<Redirect>,
+    pub(crate) slots: Vec<Slot>,
+    /// The last news about its reachability said "direct".
+    pub(crate) announced_direct: bool,
+    recent: Option<Box<RecentIds>>,
+}
+
+impl Peer {
+    pub(crate) fn new(identity: Arc<Identity>, keys: Arc<Keys>, proof: Proof, now_ms: u64) -> Peer {
+        Peer {
+            identity,
+            keys,
+            version: Version::default(),
+            proof,
+            upstream: false,
+            controller: false,
+            created_ms: now_ms,
+            last_receive: Stamp::NEVER,
+            last_nontrivial: Stamp::NEVER,
+            last_trust: Stamp::NEVER,
+            last_full_hello: Stamp::NEVER,
+            last_whois_answered: Stamp::NEVER,
+            last_hint: Stamp::NEVER,
+            last_world_sent: Stamp::NEVER,
+            last_frame_out: Stamp::NEVER,
+            last_echo_out: Stamp::NEVER,
+            last_activity: Stamp::NEVER,
+            hello_answers: Bucket::default(),
+            challenges: Bucket::default(),
+            challenged: Vec::new(),
+            rendezvous: Bucket::default(),
+            push: Push::default(),
+            redirect: None,
+            slots: Vec::new(),
+            announced_direct: false,
+            recent: None,
+        }
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        self.identity.address()
+    }
+
+    pub(crate) fn alive(&self, now_ms: u64) -> bool {
+        self.last_receive.within(PEER_SILENCE_MS, now_ms)
+    }
+
+    pub(crate) fn active(&self, now_ms: u64) -> bool {
+        self.last_nontrivial.within(PEER_ACTIVITY_MS, now_ms)
+    }
+
+    pub(crate) fn trusted(&self, now_ms: u64) -> bool {
+        self.last_trust.within(TRUST_EXPIRATION_MS, now_ms)
+    }
+
+    /// It never proved a relationship beyond having an identity.
+    pub(crate) fn stranger(&self) -> bool {
+        !self.last_trust.is_set() && !self.upstream && !self.controller
+    }
+
+    /// The suite for what is encrypted to it. // spec: wire, "Which suite the reference sends"
+    pub(crate) fn suite(&self) -> Suite {
+        if self.version.protocol >= 12 { Suite::AesGmacSiv } else { Suite::Salsa2012Poly1305 }
+    }
+
+    /// False if a packet of this ID came already.
+    pub(crate) fn first_time(&mut self, packet_id: u64) -> bool {
+        self.recent.get_or_insert_with(Default::default).insert(packet_id)
+    }
+
+    pub(crate) fn slot(&self, path: &Path) -> Option<&Slot> {
+        self.slots.iter().find(|s| s.path == *path)
+    }
+
+    pub(crate) fn slot_mut(&mut self, path: &Path) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|s| s.path == *path)
+    }
+
+    /// The best slot that is not expired; of equals the later one. // spec: paths, "Path selection"
+    pub(crate) fn best_slot(&self, now_ms: u64) -> Option<&Slot> {
+        self.slots.iter().filter(|s| !s.expired(now_ms)).rev().min_by_key(|s| s.score(now_ms))
+    }
+
+    /// The best slot, expired ones included: the last resort.
+    pub(crate) fn any_slot(&self, now_ms: u64) -> Option<&Slot> {
+        self.best_slot(now_ms).or_else(|| self.slots.iter().rev().min_by_key(|s| s.score(now_ms)))
+    }
+
+    pub(crate) fn latency_us(&self, now_ms: u64) -> Option<u32> {
+        self.best_slot(now_ms).and_then(|s| s.latency_us)
+    }
+
+    /// Takes in a path that was proven. Returns how many slots went for it, or `None` if no slot may go.
+    // spec: paths, "Path learning" and "Hardening bounds", slots per peer
+    pub(crate) fn learn(&mut self, path: Path, heartbeat_ms: u64, now_ms: u64) -> Option<usize> {
+        if let Some(redirect) = self.redirect.filter(|r| r.remote == path.remote) {
+            self.redirect = None;
+            if now_ms < redirect.until_ms {
+                return Some(self.redirected(path, redirect.priority, heartbeat_ms, now_ms));
+            }
+        }
+        let slot = Slot::new(path, 1, heartbeat_ms, now_ms);
+        if let Some(old) = self.slots.iter_mut().find(|s| s.path.same_host(&path) && !s.alive(now_ms)) {
+            *old = slot;
+            return Some(1);
+        }
+        let room = if self.stranger() { STRANGER_SLOTS_MAX } else { SLOTS_MAX };
+        if self.slots.len() < room {
+            self.slots.push(slot);
+            return Some(0);
+        }
+        let index = self.replaceable(now_ms)?;
+        self.slots.remove(index);
+        self.slots.push(slot);
+        Some(1)
+    }
+
+    /// Expired before dead before oldest; never the one verified last.
+    fn replaceable(&self, now_ms: u64) -> Option<usize> {
+        let latest = self.slots.iter().map(|s| s.last_verified.get()).max()?;
+        let keep = self.slots.iter().rposition(|s| s.last_verified.get() == latest);
+        let candidates = self.slots.iter().enumerate().filter(|&(i, _)| Some(i) != keep);
+        candidates
+            .max_by_key(|(_, s)| (s.expired(now_ms), !s.alive(now_ms), s.last_verified.age(now_ms)))
+            .map(|(i, _)| i)
+    }
+
+    /// The target of a cluster redirect answered: it takes over. // spec: paths, "Cluster redirect"
+    fn redirected(&mut self, path: Path, priority: u16, heartbeat_ms: u64, now_ms: u64) -> usize {
+        let before = self.slots.len();
+        self.slots.retain(|s| s.priority >= priority && !same_network(&s.path, &path));
+        let gone = before - self.slots.len();
+        if self.slots.len() >= SLOTS_MAX {
+            self.slots.remove(0);
+        }
+        self.slots.push(Slot::new(path, priority, heartbeat_ms, now_ms));
+        gone
+    }
+}
+
+/// Same IP, or for IPv6 the same first 64 bits.
+fn same_network(a: &Path, b: &Path) -> bool {
+    use std::net::IpAddr::V6;
+    match (a.remote.ip(), b.remote.ip()) {
+        (V6(a), V6(b)) => a.segments()[..4] == b.segments()[..4],
+        (a, b) => a == b,
+    }
+}
+
+/// All peers, by address.
+#[derive(Default)]
+pub(crate) struct Peers {
+    table: BTreeMap<Address, Peer>,
+}
+
+impl Peers {
+    pub(crate) fn get(&self, address: Address) -> Option<&Peer> {
+        self.table.get(&address)
+    }
+
+    pub(crate) fn get_mut(&mut self, address: Address) -> Option<&mut Peer> {
+        self.table.get_mut(&address)
+    }
+
+    pub(crate) fn contains(&self, address: Address) -> bool {
+        self.table.contains_key(&address)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Address, &Peer)> {
+        self.table.iter()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&Address, &mut Peer)> {
+        self.table.iter_mut()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn insert(&mut self, peer: Peer) {
+        self.table.insert(peer.address(), peer);
+    }
+
+    pub(crate) fn remove(&mut self, address: Address) -> Option<Peer> {
+        self.table.remove(&address)
+    }
+
+    /// Who must go so that one more fits: the stranger silent for longest. `Err` if the table is full of peers that are
+    /// no strangers.
+    // spec: paths, "Hardening bounds", peers
+    pub(crate) fn make_room(&self, strangers_max: usize, now_ms: u64) -> Result<Option<Address>, Full> {
+        let full = self.table.len() >= PEERS_MAX;
+        if !full && self.table.len() < strangers_max {
+            return Ok(None);
+        }
+        let strangers = || self.table.values().filter(|p| p.stranger());
+        if !full && strangers().count() < strangers_max {
+            return Ok(None);
+        }
+        let silence = |p: &&Peer| (p.last_receive.age(now_ms), now_ms.saturating_sub(p.created_ms));
+        strangers().max_by_key(silence).map(|p| Some(p.address())).ok_or(Full)
+    }
+}
+
+/// The table of peers has no room.
+pub(crate) struct Full;

@@ -1,0 +1,206 @@
+//! RENDEZVOUS obeyed: an upstream tells where a peer may be met, and we knock there, at once and a few times more. Also
+//! the timed probes that takes. Only upstreams are obeyed, and not too often.
+// spec: paths, "RENDEZVOUS", receiver; "NAT traversal as a whole"
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use rand::Rng;
+use wire::message::Rendezvous as RendezvousMessage;
+use wire::{Address, Now};
+
+use crate::Node;
+use crate::dispatch::{Handled, Heard};
+use crate::gate::Rate;
+use crate::io::LocalSocketId;
+use crate::limits::*;
+use crate::path::Path;
+use crate::send::Arrival;
+
+const PER_UPSTREAM: Rate = Rate::per_second(RENDEZVOUS_PER_UPSTREAM_PER_S);
+
+/// An introduction of a peer that is not known yet.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    peer: Address,
+    path: Path,
+    until_ms: u64,
+}
+
+/// A probe that is to be sent unless the peer was heard from that address before.
+#[derive(Clone, Copy, Debug)]
+struct TimedProbe {
+    at_ms: u64,
+    peer: Address,
+    socket: LocalSocketId,
+    remote: SocketAddr,
+    since_ms: u64,
+}
+
+/// Introductions under way.
+#[derive(Debug, Default)]
+pub(crate) struct Rendezvous {
+    held: Vec<Held>,
+    /// In the order of their time.
+    probes: Vec<TimedProbe>,
+    /// When each named peer was last met.
+    met: BTreeMap<Address, u64>,
+}
+
+impl Rendezvous {
+    pub(crate) fn next_probe_ms(&self) -> Option<u64> {
+        self.probes.first().map(|p| p.at_ms)
+    }
+
+    /// Peers not known yet of whom an introduction waits.
+    pub(crate) fn held_peers(&self) -> impl Iterator<Item = Address> {
+        self.held.iter().map(|h| h.peer)
+    }
+
+    /// One introduction per named peer and two seconds.
+    fn pass(&mut self, peer: Address, now_ms: u64) -> bool {
+        let gated = |at: &u64| now_ms.saturating_sub(*at) < RENDEZVOUS_GATE_MS;
+        if self.met.get(&peer).is_some_and(gated) {
+            return false;
+        }
+        if self.met.len() >= RENDEZVOUS_PEERS_MAX {
+            self.met.retain(|_, at| gated(at));
+        }
+        if self.met.len() >= RENDEZVOUS_PEERS_MAX {
+            return false;
+        }
+        self.met.insert(peer, now_ms);
+        true
+    }
+
+    fn schedule(&mut self, probe: TimedProbe) -> bool {
+        if self.probes.len() >= TIMED_PROBES_MAX {
+            return false;
+        }
+        let at = self.probes.partition_point(|p| p.at_ms <= probe.at_ms);
+        self.probes.insert(at, probe);
+        true
+    }
+
+    /// Drops probes of `peer` at `remote`: it does not want to be met there any more.
+    pub(crate) fn cancel(&mut self, peer: Address, remote: SocketAddr) {
+        self.probes.retain(|p| p.peer != peer || p.remote != remote);
+    }
+
+    /// Introductions held, probes waiting, peers remembered.
+    pub(crate) fn sizes(&self) -> [usize; 3] {
+        [self.held.len(), self.probes.len(), self.met.len()]
+    }
+}
+
+impl Node {
+    pub(crate) fn rendezvous_received(
+        &mut self,
+        now: Now,
+        arrival: &Arrival,
+        from: Address,
+        payload: &[u8],
+    ) -> Handled {
+        let rendezvous = RendezvousMessage::parse(payload)?;
+        if !self.roots.is_upstream_address(from) {
+            self.counters.rendezvous_stranger += 1;
+            return Ok(Heard::YES);
+        }
+        let Some(remote) = rendezvous.endpoint else { return Ok(Heard::YES) };
+        let (named, path) = (rendezvous.peer, Path { socket: arrival.path.socket, remote });
+        if named == self.address() || named.is_reserved() {
+            return Ok(Heard::YES);
+        }
+        self.recall(now, named);
+        if !self.acceptable(named, remote) {
+            return Ok(Heard::YES);
+        }
+        let allowed = self.peers.get_mut(from).is_some_and(|p| p.rendezvous.take(PER_UPSTREAM, now.ms()));
+        if !allowed || !self.rendezvous.pass(named, now.ms()) {
+            self.counters.rendezvous_over_rate += 1;
+            return Ok(Heard::YES);
+        }
+        if self.peers.contains(named) {
+            self.meet_at(now, named, path);
+        } else if self.rendezvous.held.len() < RENDEZVOUS_HELD_MAX {
+            // ZeroTierOne forgets it, which costs a cold start up to 30 s.
+            self.rendezvous.held.push(Held { peer: named, path, until_ms: now.ms() + RENDEZVOUS_HELD_MS });
+            self.ask_identity(now, named, true);
+        } else {
+            self.counters.rendezvous_dropped += 1;
+        }
+        Ok(Heard::YES)
+    }
+
+    /// Opens our own NAT with a packet that dies on the way, knocks, and will knock again.
+    fn meet_at(&mut self, now: Now, peer: Address, path: Path) {
+        let Path { socket, remote } = path;
+        let mut junk = vec![0; HOLE_PUNCH_BYTES];
+        self.rng.fill_bytes(&mut junk);
+        self.emit(Some(socket), remote, remote.is_ipv4().then_some(HOLE_PUNCH_TTL), junk);
+        self.contact(now, peer, Some(socket), remote, false);
+        for delay_ms in RENDEZVOUS_RETRIES_MS {
+            let probe = TimedProbe { at_ms: now.ms() + delay_ms, peer, socket, remote, since_ms: now.ms() };
+            if !self.rendezvous.schedule(probe) {
+                self.counters.timed_probes_full += 1;
+            }
+        }
+    }
+
+    /// `peer` became known: introductions that waited for it go on.
+    pub(crate) fn release_rendezvous(&mut self, now: Now, peer: Address) {
+        let (ready, waiting): (Vec<Held>, Vec<Held>) =
+            std::mem::take(&mut self.rendezvous.held).into_iter().partition(|h| h.peer == peer);
+        self.rendezvous.held = waiting;
+        for held in ready {
+            if now.ms() <= held.until_ms && self.acceptable(peer, held.path.remote) {
+                self.meet_at(now, peer, held.path);
+            } else {
+                self.counters.rendezvous_dropped += 1;
+            }
+        }
+    }
+
+    pub(crate) fn expire_rendezvous(&mut self, now: Now) {
+        let before = self.rendezvous.held.len();
+        self.rendezvous.held.retain(|h| now.ms() <= h.until_ms);
+        self.counters.rendezvous_dropped += (before - self.rendezvous.held.len()) as u64;
+    }
+
+    /// Sends the probes whose time has come, to peers not heard from that IP since.
+    pub(crate) fn fire_probes(&mut self, now: Now) {
+        let due = self.rendezvous.probes.partition_point(|p| p.at_ms <= now.ms());
+        for probe in self.rendezvous.probes.drain(..due).collect::<Vec<_>>() {
+            let heard = self.peers.get(probe.peer).is_none_or(|peer| {
+                peer.slots.iter().any(|s| {
+                    s.path.remote.ip() == probe.remote.ip()
+                        && s.last_verified.get().is_some_and(|at| at >= probe.since_ms)
+                })
+            });
+            if !heard {
+                self.contact(now, probe.peer, Some(probe.socket), probe.remote, false);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timed_probes_and_remembered_peers_are_bounded_and_in_order() {
+        let mut r = Rendezvous::default();
+        for n in 0..5000u64 {
+            r.pass(Address::from_u64(n + 1), 0);
+            let at_ms = n % 7 * 100;
+            let remote = "192.0.2.1:1".parse().unwrap();
+            r.schedule(TimedProbe { at_ms, peer: Address::from_u64(1), socket: LocalSocketId(1), remote, since_ms: 0 });
+        }
+        assert_eq!(r.sizes(), [0, TIMED_PROBES_MAX, RENDEZVOUS_PEERS_MAX]);
+        assert!(r.probes.is_sorted_by_key(|p| p.at_ms));
+        assert!(r.pass(Address::from_u64(9999), RENDEZVOUS_GATE_MS));
+        r.cancel(Address::from_u64(1), "192.0.2.1:1".parse().unwrap());
+        assert_eq!(r.next_probe_ms(), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! Asking upstreams who an address is: one question per address and half second, with one budget for strangers' packets
+//! and another for our own, so that no flood of strangers keeps us from anybody we want to talk to.
+// spec: paths, "Created by WHOIS"
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wire::message::Whois as WhoisMessage;
+use wire::{Address, Identity, Keys, Now, Verb};
+
+use crate::Node;
+use crate::gate::{Bucket, Rate, Stamp};
+use crate::limits::*;
+use crate::peer::{Peer, Proof};
+use crate::waiting::Message;
+
+const STRANGERS: Rate = Rate::per_second(WHOIS_PER_S);
+const OURS: Rate = Rate::per_second(OWN_WHOIS_PER_S);
+
+/// One address that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    last: Stamp,
+    ours: bool,
+}
+
+/// The questions under way.
+#[derive(Debug, Default)]
+pub(crate) struct Whois {
+    asked: BTreeMap<Address, Asked>,
+    strangers: Bucket,
+    ours: Bucket,
+}
+
+impl Whois {
+    /// The question about `address` may be put now, as far as its own gate is concerned. Registers it.
+    fn due(&mut self, address: Address, ours: bool, now_ms: u64) -> bool {
+        if !self.asked.contains_key(&address)
+            && self.asked.values().filter(|a| a.ours == ours).count() >= WHOIS_PENDING_MAX
+        {
+            return false;
+        }
+        let entry = self.asked.entry(address).or_insert(Asked { last: Stamp::NEVER, ours });
+        entry.ours |= ours;
+        entry.last.pass(WHOIS_RETRY_MS, now_ms)
+    }
+
+    fn take(&mut self, ours: bool, now_ms: u64) -> bool {
+        if ours { self.ours.take(OURS, now_ms) } else { self.strangers.take(STRANGERS, now_ms) }
+    }
+
+    fn was_asked(&self, address: Address, now_ms: u64) -> bool {
+        self.asked.get(&address).is_some_and(|a| a.last.within(REPLY_TIMEOUT_MS, now_ms))
+    }
+
+    fn expire(&mut self, now_ms: u64) {
+        self.asked.retain(|_, a| a.last.within(REPLY_TIMEOUT_MS, now_ms));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.asked.len()
+    }
+}
+
+impl Node {
+    /// Asks the best upstream who `address` is, unless it was just asked. `ours`: we want to send something to it.
+    pub(crate) fn ask_identity(&mut self, now: Now, address: Address, ours: bool) {
+        if address.is_reserved() || address == self.address() || self.peers.contains(address) {
+            return;
+        }
+        if !self.whois.due(address, ours, now.ms()) {
+            return;
+        }
+        self.send_whois(now, &[address], ours);
+    }
+
+    fn send_whois(&mut self, now: Now, addresses: &[Address], ours: bool) {
+        let Some(upstream) = self.roots.best() else { return };
+        if !self.whois.take(ours, now.ms()) {
+            self.counters.whois_over_rate += 1;
+            return;
+        }
+        let mut payload = Vec::with_capacity(addresses.len() * Address::LEN);
+        WhoisMessage { addresses: addresses.to_vec() }.write(&mut payload);
+        self.send(now, upstream, Message::new(Verb::Whois, payload).expecting_reply());
+    }
+
+    /// Repeats the questions for everything that still waits, several in one packet.
+    pub(crate) fn repeat_whois(&mut self, now: Now) {
+        self.whois.expire(now.ms());
+        let wanted = self.queue.destinations().into_iter().chain(self.rendezvous.held_peers());
+        let wanted: Vec<Address> = wanted.filter(|&a| !self.peers.contains(a)).collect();
+        let strangers: Vec<Address> = self.waiting.sources().collect();
+        for (addresses, ours) in [(wanted, true), (strangers, false)] {
+            let due: Vec<Address> = addresses.into_iter().filter(|&a| self.whois.due(a, ours, now.ms())).collect();
+            for batch in due.chunks(WHOIS_BATCH) {
+                self.send_whois(now, batch, ours);
+            }
+        }
+    }
+
+    /// An upstream told us an identity. It is used at once and its proof of work checked in the background.
+    pub(crate) fn identity_told(&mut self, now: Now, identity: Identity) {
+        let address = identity.address();
+        if !self.whois.was_asked(address, now.ms()) || self.proofs.is_refused(address) || address.is_reserved() {
+            self.counters.whois_answer_refused += 1;
+            return;
+        }
+        if self.peers.contains(address) || address == self.address() {
+            return;
+        }
+        if self.meet(now, Arc::new(identity), Proof::Wanted) {
+            self.release(now, address);
+        }
+    }
+
+    /// Agrees on keys with an identity and makes it a peer. False if that is not possible.
+    pub(crate) fn meet(&mut self, now: Now, identity: Arc<Identity>, proof: Proof) -> bool {
+        let Some(key) = self.own.agree(&identity) else {
+            self.counters.no_agreement += 1;
+            return false;
+        };
+        self.add_peer(now, identity, Arc::new(Keys::new(key)), proof)
+    }
+
+    /// Adds a peer, making room if necessary.
+    pub(crate) fn add_peer(&mut self, now: Now, identity: Arc<Identity>, keys: Arc<Keys>, proof: Proof) -> bool {
+        // A root knows nobody but strangers. // spec: paths, "Hardening bounds", peers
+        let strangers_max = if self.roots.is_upstream() { PEERS_MAX } else { STRANGERS_MAX };
+        match self.peers.make_room(strangers_max, now.ms()) {
+            Ok(None) => {}
+            Ok(Some(victim)) => {
+                self.counters.peers_evicted += 1;
+                self.forget(now, victim);
+            }
+            Err(crate::peer::Full) => {
+                self.counters.peers_full += 1;
+                return false;
+            }
+        }
+        let address = identity.address();
+        let mut peer = Peer::new(identity, keys, proof, now.ms());
+        peer.upstream = self.roots.is_upstream_address(address);
+        peer.controller = self.is_our_controller(address);
+        self.peers.insert(peer);
+        self.prove_wanted();
+        true
+    }
+}
