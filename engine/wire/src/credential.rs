@@ -17,11 +17,13 @@ pub const COO_MAX_THINGS: usize = 16;
 
 /// The only signature type there is: Ed25519 with the truncated SHA-512 appended.
 const SIGNATURE_TYPE: u8 = 1;
+const UNSIGNED: [u8; SIG_LEN] = [0; SIG_LEN];
 const SIGNED_START: [u8; 8] = [0x7f; 8];
 const SIGNED_END: [u8; 8] = [0x7f; 8];
 const NO_ADDITIONAL_FIELDS: [u8; 2] = [0, 0];
 
-/// Type, length, signature. Another type than 1 is skipped: the object then has no valid signature.
+/// Type, length, signature. Another type than 1 is skipped: the object then has no valid signature. Neither has an
+/// unsigned one, which carries 96 zero bytes.
 // spec: wire, "Tag" (the signature block of all four objects)
 fn read_signature(r: &mut Reader<'_>) -> Result<Option<Signature>, Malformed> {
     let kind = r.u8("signature type")?;
@@ -32,14 +34,14 @@ fn read_signature(r: &mut Reader<'_>) -> Result<Option<Signature>, Malformed> {
     if usize::from(len) != SIG_LEN {
         return Err(Malformed { what: "signature length" });
     }
-    Signature::read(r).map(Some)
+    let signature = Signature::read(r)?;
+    Ok((signature.0 != UNSIGNED).then_some(signature))
 }
 
-/// An unsigned object carries 96 zero bytes, as the reference writes it.
 fn write_signature(signature: Option<&Signature>, out: &mut Vec<u8>) {
     out.push(SIGNATURE_TYPE);
     out.extend_from_slice(&(SIG_LEN as u16).to_be_bytes());
-    out.extend_from_slice(signature.map_or(&[0; SIG_LEN], |s| &s.0));
+    out.extend_from_slice(signature.map_or(&UNSIGNED, |s| &s.0));
 }
 
 fn skip_additional_fields(r: &mut Reader<'_>) -> Result<(), Malformed> {
@@ -251,7 +253,7 @@ pub struct Tag {
     pub issued_to: Address,
     /// Who signed.
     pub signer: Address,
-    /// None if of an unknown type or not signed yet.
+    /// None if not signed, or in a way we do not know.
     pub signature: Option<Signature>,
 }
 
@@ -314,7 +316,7 @@ pub struct Custody {
     pub to: Address,
     /// Who gave it, and signed.
     pub from: Address,
-    /// None if of an unknown type.
+    /// None if not signed, or in a way we do not know.
     pub signature: Option<Signature>,
 }
 
@@ -492,7 +494,7 @@ pub struct Revocation {
     pub signer: Address,
     /// Number of a [`CredentialKind`]; others are carried but revoke nothing.
     pub kind: u8,
-    /// None if of an unknown type or not signed yet.
+    /// None if not signed, or in a way we do not know.
     pub signature: Option<Signature>,
 }
 
@@ -627,7 +629,7 @@ pub struct Ownership {
     pub issued_to: Address,
     /// Who signed.
     pub signer: Address,
-    /// None if of an unknown type or not signed yet.
+    /// None if not signed, or in a way we do not know.
     pub signature: Option<Signature>,
 }
 
