@@ -85,7 +85,8 @@ pub const NAME_MAX: usize = 127;
 pub const CONFIG_ASSEMBLY_MS: u64 = 30_000;
 /// Bytes of unfinished configurations per network; the least recently fed one makes room.
 pub const CONFIG_ASSEMBLY_BYTES_MAX: usize = 1 << 20;
-/// Members on record per network; a newcomer beyond it gets none, and stays refused on a private network.
+/// Members on record per network; a newcomer beyond it takes the place of one without credentials, or gets none and stays
+/// refused on a private network.
 pub const MEMBERS_MAX: usize = 65_536;
 /// A member unheard for this long whose certificate no longer agrees is forgotten, ms.
 // spec: networks, "Storing others' credentials"

@@ -34,7 +34,7 @@ counters! {
     credentials_rejected,
     /// Signatures not checked because the sender's budget was used up.
     signatures_over_budget,
-    /// Members not recorded because the table was full.
+    /// Members who took another one's place, or were not recorded, because the table was full.
     members_full,
     /// Packets of credentials not queued because the queue was full.
     spaced_pushes_full,

@@ -11,7 +11,7 @@ use wire::rule::Rule;
 use wire::{Address, Identity, Mac, NetworkId};
 
 use crate::config::Config;
-use crate::constants::{CAPABILITIES_MAX, MEMBER_IDLE_MS, OWNERSHIPS_MAX, TAGS_MAX, THRESHOLDS_MAX};
+use crate::constants::{CAPABILITIES_MAX, LIKE_PERIOD_MS, MEMBER_IDLE_MS, OWNERSHIPS_MAX, TAGS_MAX, THRESHOLDS_MAX};
 use crate::rules::Claims;
 
 /// Something a controller signed about a member.
@@ -220,6 +220,20 @@ impl Membership {
     /// Its tags, capabilities and ownerships as far as they count under this configuration.
     pub fn usable<'a>(&'a self, config: &'a Config) -> Usable<'a> {
         Usable { member: self, config }
+    }
+
+    /// Nothing that a controller signed is on record.
+    pub(crate) fn is_hollow(&self) -> bool {
+        self.com.is_none()
+            && self.com_threshold == 0
+            && self.thresholds.is_empty()
+            && self.tags.is_empty()
+            && self.capabilities.is_empty()
+            && self.ownerships.is_empty()
+    }
+
+    pub(crate) fn like_due(&self, now_ms: u64) -> bool {
+        self.liked_ms.is_none_or(|at| now_ms.saturating_sub(at) >= LIKE_PERIOD_MS)
     }
 
     /// Nothing is lost by forgetting it: unheard for long, not allowed by a certificate, and no revocation on record that

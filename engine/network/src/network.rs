@@ -414,14 +414,18 @@ impl Network {
         true
     }
 
-    /// The record of an address, made if there is room.
+    /// The record of an address, made if there is room. In a full table it takes the place of the one without credentials
+    /// that was unheard for longest; those with credentials stay.
     pub(crate) fn record(&mut self, turn: &mut Turn<'_>, address: Address) -> Option<&mut Membership> {
         if !self.members.contains_key(&address) && self.members.len() >= MEMBERS_MAX {
             turn.counters.members_full += 1;
-            return None;
+            let hollow = self.members.iter().filter(|(_, m)| m.is_hollow()).min_by_key(|(_, m)| m.heard_ms);
+            let evicted = hollow.map(|(&a, _)| a)?;
+            if self.members.remove(&evicted).is_some_and(|m| m.told_allowed) {
+                turn.out.push(Action::Member { network: self.id, address: evicted, allowed: false });
+            }
         }
-        let fresh = || Membership::default().heard(turn.ms());
-        Some(self.members.entry(address).or_insert_with(fresh))
+        Some(self.members.entry(address).or_insert_with(|| Membership::default().heard(turn.ms())))
     }
 
     /// Forgets members of whom nothing is lost. // spec: networks, "Storing others' credentials"
@@ -531,18 +535,23 @@ impl Network {
         self.announce_new(turn, &new);
     }
 
-    /// Tells everybody who should know about groups that just appeared.
+    /// Tells everybody who should know about groups that just appeared; a member due for all groups gets all.
     pub(crate) fn announce_new(&mut self, turn: &mut Turn<'_>, groups: &[MulticastGroup]) {
         if groups.is_empty() || self.config.is_none() {
             return;
         }
         let keepers = self.keepers(turn);
-        let members = || self.members.iter().filter(|(a, m)| m.allowed() && !keepers.contains(a)).map(|(&a, _)| a);
-        let cut = members().count().saturating_sub(FLOOD_RECIPIENTS_MAX);
-        for to in keepers.iter().copied().chain(members().take(FLOOD_RECIPIENTS_MAX)) {
+        for &to in &keepers {
             send_likes(turn, self.id, to, groups);
         }
-        turn.counters.floods_cut += cut as u64;
+        let members = self.members.iter().filter(|(a, m)| m.allowed() && !keepers.contains(a));
+        let members: Vec<_> = members.map(|(&a, _)| a).collect();
+        turn.counters.floods_cut += members.len().saturating_sub(FLOOD_RECIPIENTS_MAX) as u64;
+        for to in members.into_iter().take(FLOOD_RECIPIENTS_MAX) {
+            if !self.announce_to_member(turn, to) {
+                send_likes(turn, self.id, to, groups);
+            }
+        }
     }
 
     /// When upstreams, controller, anchors and replicators are to be told all groups again.
@@ -565,22 +574,21 @@ impl Network {
 
     pub(crate) fn announce_to_members(&mut self, turn: &mut Turn<'_>) {
         let now_ms = turn.ms();
-        let due =
-            |m: &Membership| m.allowed() && m.liked_ms.is_none_or(|at| now_ms.saturating_sub(at) >= LIKE_PERIOD_MS);
-        let due: Vec<_> = self.members.iter().filter(|(_, m)| due(m)).map(|(&a, _)| a).collect();
-        due.into_iter().for_each(|member| self.announce_to_member(turn, member));
+        let due = self.members.iter().filter(|(_, m)| m.allowed() && m.like_due(now_ms));
+        for member in due.map(|(&a, _)| a).collect::<Vec<_>>() {
+            self.announce_to_member(turn, member);
+        }
     }
 
-    fn announce_to_member(&mut self, turn: &mut Turn<'_>, to: Address) {
+    /// All groups, if that is due; false if not.
+    fn announce_to_member(&mut self, turn: &mut Turn<'_>, to: Address) -> bool {
         let now_ms = turn.ms();
-        let Some(member) = self.members.get_mut(&to) else { return };
-        if member.liked_ms.is_some_and(|at| now_ms.saturating_sub(at) < LIKE_PERIOD_MS) {
-            return;
-        }
+        let Some(member) = self.members.get_mut(&to).filter(|m| m.like_due(now_ms)) else { return false };
         member.liked_ms = Some(now_ms);
         if !self.keepers(turn).contains(&to) {
             send_likes(turn, self.id, to, &self.groups());
         }
+        true
     }
 
     /// Everything we announce.

@@ -424,9 +424,7 @@ impl Tables {
             if network.announce_due_ms().is_some_and(|due| due <= now_ms) {
                 network.announce_to_keepers(turn);
             }
-            if ticking {
-                network.announce_to_members(turn);
-            }
+            network.announce_to_members(turn);
             if sweeping {
                 network.sweep(turn);
             }
@@ -493,6 +491,12 @@ impl Tables {
             }
         };
         turn.counters.credentials_rejected += u64::from(acceptance == Acceptance::Rejected);
+        if address == from
+            && acceptance != Acceptance::Rejected
+            && let Some(member) = network.member_mut(from)
+        {
+            member.heard_ms = turn.ms();
+        }
         if acceptance == Acceptance::New {
             if network.judge(turn, address) {
                 self.ready.push(Ready::Member(id, address));
