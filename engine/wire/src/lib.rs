@@ -4,7 +4,7 @@
 //! Each file is one part of the ZeroTier V1 wire format and cites the section of docs/ZEROTIER_STACK.md it honours.
 
 // The poly1305 crate built without AVX2 pays a microsecond for every packet.
-#[cfg(all(target_arch = "x86_64", not(target_feature = "avx2"), not(poly1305_backend = "soft")))]
+#[cfg(all(target_arch = "x86_64", not(target_feature = "avx2"), not(poly1305_backend = "soft"), not(doc)))]
 compile_error!(
     "build with `-C target-cpu=x86-64-v3` (see .cargo/config.toml; RUSTFLAGS overrides it), \
      or for older processors with `--cfg poly1305_backend=\"soft\"`"

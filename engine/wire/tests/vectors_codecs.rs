@@ -1006,19 +1006,20 @@ fn vectors_receiver() {
             let mut packet = Case(stimulus).hex("wire");
             check_stimulus(&mut packet, &secrets);
         }
+        let name = c.name();
         for reply in c.list("replies").iter().map(Case) {
             if !reply.has("payload") {
                 continue;
             }
-            let verb = Verb::from_u8(reply.num("verb") as u8).expect(c.name());
+            let verb = Verb::from_u8(reply.num("verb") as u8).expect(name);
             let payload = reply.hex("payload");
             if verb == Verb::Hello {
-                Hello::parse(&payload).unwrap_or_else(|e| panic!("{}: {e}", c.name()));
+                Hello::parse(&payload).expect(name);
             } else {
                 if reply.has("layout") {
                     check_layout(&reply, verb, &payload);
                 }
-                assert_eq!(rewritten(verb, &payload).as_deref(), Ok(&payload[..]), "{}", c.name());
+                assert_eq!(rewritten(verb, &payload).as_deref(), Ok(&payload[..]), "{name}");
             }
         }
     });

@@ -1,10 +1,11 @@
 //! The recorded behaviour of the reference, for everything that seals, splits, compresses or identifies. Every case of
 //! every file of these families is run; what we do differently on purpose is said where it happens.
 
-use std::path::PathBuf;
+mod common;
 
 use aes::Aes256Enc;
 use aes::cipher::{BlockCipherEncrypt, KeyInit, KeyIvInit, StreamCipher, StreamCipherSeek};
+use common::{Case, family, unknown_kind};
 use ghash::universal_hash::UniversalHash;
 use hmac::Mac as _;
 use serde_json::Value;
@@ -19,96 +20,6 @@ use wire::{
     Suite, classify,
 };
 use zeroize::Zeroizing;
-
-/// One case of a vector file, with accessors that say which case is at fault.
-struct Case<'a>(&'a Value);
-
-impl Case<'_> {
-    fn has(&self, key: &str) -> bool {
-        self.0.get(key).is_some()
-    }
-
-    fn get(&self, key: &str) -> &Value {
-        self.0.get(key).unwrap_or_else(|| panic!("{}: no {key}", self.0["name"]))
-    }
-
-    fn str(&self, key: &str) -> &str {
-        self.get(key).as_str().unwrap_or_else(|| panic!("{}: {key} is no text", self.0["name"]))
-    }
-
-    fn num(&self, key: &str) -> usize {
-        self.get(key).as_u64().unwrap_or_else(|| panic!("{}: {key} is no number", self.0["name"])) as usize
-    }
-
-    fn is(&self, key: &str) -> bool {
-        self.get(key).as_bool().unwrap_or_else(|| panic!("{}: {key} is no truth", self.0["name"]))
-    }
-
-    fn marked(&self, key: &str) -> bool {
-        self.0.get(key).is_some_and(|mark| *mark != Value::Bool(false))
-    }
-
-    fn name(&self) -> &str {
-        self.str("name")
-    }
-
-    fn kind(&self) -> &str {
-        self.str("kind")
-    }
-
-    fn hex(&self, key: &str) -> Vec<u8> {
-        unhex(self.str(key))
-    }
-
-    fn array<const N: usize>(&self, key: &str) -> [u8; N] {
-        self.hex(key).try_into().unwrap_or_else(|_| panic!("{}: {key} is not {N} bytes", self.0["name"]))
-    }
-
-    fn id(&self, key: &str) -> u64 {
-        u64::from_str_radix(self.str(key), 16).expect("an ID in hex")
-    }
-
-    fn datagrams(&self, key: &str) -> Vec<Vec<u8>> {
-        self.get(key).as_array().expect("a list").iter().map(|d| unhex(d.as_str().expect("hex"))).collect()
-    }
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    hex::decode(text).expect("hex")
-}
-
-/// Runs `check` over all cases of all files of a family, `wire-FAMILY.json` and `wire-FAMILY-*.json`.
-fn family(family: &str, mut check: impl FnMut(&Value, Case<'_>)) {
-    let folder = std::env::var_os("HAWSER_VECTORS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
-        .map(|entry| entry.expect("a readable folder").file_name().into_string().expect("a plain name"))
-        .filter(|name| {
-            let stem = name.strip_prefix("wire-").and_then(|name| name.strip_suffix(".json"));
-            stem.and_then(|stem| stem.strip_prefix(family)).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "no file of family {family} in {}", folder.display());
-    for name in files {
-        let text = std::fs::read_to_string(folder.join(&name)).expect("a readable file");
-        let file: Value = serde_json::from_str(&text).expect("JSON");
-        let cases = file["cases"].as_array().expect("cases");
-        assert!(!cases.is_empty(), "{name} has no cases");
-        if let Some(count) = file["case_count"].as_u64() {
-            assert_eq!(count as usize, cases.len(), "{name} says how many cases it has");
-        }
-        for case in cases {
-            check(&file, Case(case));
-        }
-        println!("{name}: {} cases", cases.len());
-    }
-}
-
-fn unknown_kind(c: &Case<'_>) -> ! {
-    panic!("{}: kind {} is not known", c.name(), c.kind())
-}
 
 #[test]
 fn vectors_primitives() {
