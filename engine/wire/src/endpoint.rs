@@ -127,7 +127,7 @@ fn scope_v6(o: [u8; 16]) -> Scope {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] => Scope::None,
         [0xff, ..] => Scope::Multicast,
         LOOPBACK | LINK_LOOPBACK => Scope::Loopback,
-        // The tenth byte is not looked at. // spec: paths, "Address scopes"
+        // The tenth byte is not looked at, as in the reference.
         [0, 0, 0, 0, 0, 0, 0, 0, 0, _, 0xff, 0xff, 127, ..] => Scope::Loopback,
         [0xfe, 0x80..=0xbf, ..] => Scope::LinkLocal,
         [0xfc | 0xfd, ..] => Scope::Private,

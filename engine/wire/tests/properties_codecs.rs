@@ -611,6 +611,19 @@ fn certificates_agree_within_the_window_of_the_one_who_looks() {
 }
 
 #[test]
+fn only_addresses_that_can_carry_a_path_are_valid_paths() {
+    let valid = |text: &str| endpoint::is_valid_path(SocketAddr::new(text.parse().expect("an IP address"), 0));
+    for text in ["8.8.8.8", "100.64.0.1", "11.0.0.1", "192.0.2.1", "240.0.0.1", "fd00::1", "2001:db8::1", "2001:471::1"]
+    {
+        assert!(valid(text), "{text}");
+    }
+    for text in ["2001:470::1", "fe80::2", "127.0.0.1", "169.254.0.1", "0.1.2.3", "224.0.0.1", "::", "::1", "ff02::1"] {
+        assert!(!valid(text), "{text}");
+    }
+    assert!(!valid("::ffff:127.0.0.1") && !valid("::ff:ffff:127.0.0.1"), "loopback in disguise");
+}
+
+#[test]
 fn limits_are_enforced_one_above_them() {
     let mut com = vec![1, 0, COM_MAX_QUALIFIERS as u8 + 1];
     com.resize(1000, 0);
