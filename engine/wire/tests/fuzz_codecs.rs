@@ -6,7 +6,8 @@ mod common;
 
 use std::fmt::Debug;
 
-use common::{Case, family};
+use common::{Case, files};
+use serde_json::Value;
 use wire::chunk::ConfigChunk;
 use wire::credential::{Capability, Com, Ownership, Revocation, Tag};
 use wire::dictionary::Dictionary;
@@ -82,13 +83,7 @@ macro_rules! stable {
 
 /// Recorded payloads of a verb.
 fn payloads(verb: Verb) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    family("verbs", |_, c| {
-        if c.has("verb") && c.num("verb") == verb as usize {
-            found.push(c.hex("payload"));
-        }
-    });
-    found
+    recorded("verbs", "payload", |c| c.num("verb") == verb as usize)
 }
 
 /// Recorded OK bodies, without the reply prefix.
@@ -98,14 +93,12 @@ fn ok_bodies(in_re: &[Verb]) -> Vec<Vec<u8>> {
 }
 
 /// A recorded field of the cases of a family that have it and match.
-fn recorded(name: &str, key: &str, matches: impl Fn(&Case<'_>) -> bool) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    family(name, |_, c| {
-        if c.has(key) && matches(&c) {
-            found.push(c.hex(key));
-        }
-    });
-    found
+fn recorded(family: &str, key: &str, matches: impl Fn(&Case<'_>) -> bool) -> Vec<Vec<u8>> {
+    let of_file = |file: &Value| {
+        let cases = file["cases"].as_array().expect("cases").iter().map(Case);
+        cases.filter(|c| c.has(key) && matches(c)).map(|c| c.hex(key)).collect::<Vec<_>>()
+    };
+    files(family).iter().flat_map(|(_, file)| of_file(file)).collect()
 }
 
 #[test]

@@ -84,23 +84,9 @@ pub fn unhex(text: &str) -> Vec<u8> {
     hex::decode(text).expect("hex")
 }
 
-/// Runs `check` over all cases of all files of a family, `wire-FAMILY.json` and `wire-FAMILY-*.json`.
+/// Runs `check` over all cases of all files of a family and prints how many each file has.
 pub fn family(family: &str, mut check: impl FnMut(&Value, Case<'_>)) {
-    let folder = std::env::var_os("HAWSER_VECTORS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
-        .map(|entry| entry.expect("a readable folder").file_name().into_string().expect("a plain name"))
-        .filter(|name| {
-            let stem = name.strip_prefix("wire-").and_then(|name| name.strip_suffix(".json"));
-            stem.and_then(|stem| stem.strip_prefix(family)).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "no file of family {family} in {}", folder.display());
-    for name in files {
-        let text = std::fs::read_to_string(folder.join(&name)).expect("a readable file");
-        let file: Value = serde_json::from_str(&text).expect("JSON");
+    for (name, file) in files(family) {
         let cases = file["cases"].as_array().expect("cases");
         assert!(!cases.is_empty(), "{name} has no cases");
         if let Some(count) = file["case_count"].as_u64() {
@@ -111,6 +97,28 @@ pub fn family(family: &str, mut check: impl FnMut(&Value, Case<'_>)) {
         }
         println!("{name}: {} cases", cases.len());
     }
+}
+
+/// Every file of a family by name: `wire-FAMILY.json` and `wire-FAMILY-*.json`.
+pub fn files(family: &str) -> Vec<(String, Value)> {
+    let folder = std::env::var_os("HAWSER_VECTORS")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
+    let mut names: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .map(|entry| entry.expect("a readable folder").file_name().into_string().expect("a plain name"))
+        .filter(|name| {
+            let stem = name.strip_prefix("wire-").and_then(|name| name.strip_suffix(".json"));
+            stem.and_then(|stem| stem.strip_prefix(family)).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
+        .collect();
+    names.sort();
+    assert!(!names.is_empty(), "no file of family {family} in {}", folder.display());
+    let read = |name: String| {
+        let text = std::fs::read_to_string(folder.join(&name)).expect("a readable file");
+        let file = serde_json::from_str(&text).expect("JSON");
+        (name, file)
+    };
+    names.into_iter().map(read).collect()
 }
 
 pub fn unknown_kind(c: &Case<'_>) -> ! {
