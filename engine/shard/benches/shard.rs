@@ -108,7 +108,7 @@ fn lookup(c: &mut Criterion) {
         b.iter(|| {
             n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
             packet[13..18].copy_from_slice(&(n | 1 << 47).to_be_bytes()[..5]);
-            packet[13] &= 0x7f;
+            packet[13] &= 0x7f; // 0xff would make it a fragment
             bob.inbound(Now::at_ms(1), SOCKET, remote(), black_box(&mut packet), &mut out);
         });
     });
