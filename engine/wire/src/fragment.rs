@@ -204,13 +204,16 @@ impl<K: Copy + Eq + Hash> Reassembler<K> {
         }
     }
 
-    /// Takes a head whose fragmented flag is set. Returns the packet if this was its last part.
+    /// Takes a head, whose fragmented flag must be set: others are whole already. Returns the packet if this was its
+    /// last part.
     pub fn head(&mut self, now: Now, path: K, datagram: &[u8]) -> Option<Vec<u8>> {
-        let Ok(head) = Packet::new(datagram) else {
-            self.counters.malformed += 1;
-            return None;
-        };
-        self.add(now, path, head.id(), None, 0, datagram)
+        match Packet::new(datagram) {
+            Ok(head) if head.fragmented() => self.add(now, path, head.id(), None, 0, datagram),
+            _ => {
+                self.counters.malformed += 1;
+                None
+            }
+        }
     }
 
     /// Takes a fragment. Returns the packet if this was its last part.

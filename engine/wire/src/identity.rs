@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use rand::CryptoRng;
+use salsa20::SalsaCore;
 use salsa20::cipher::array::Array;
+use salsa20::cipher::consts::U10;
 use salsa20::cipher::{KeyIvInit, StreamCipherCore};
 use sha2::{Digest, Sha384, Sha512};
 use subtle::ConstantTimeEq;
@@ -117,7 +119,7 @@ impl Identity {
     }
 
     fn verifying_key(&self) -> Option<VerifyingKey> {
-        VerifyingKey::from_bytes(&ed25519_half(&self.public)).ok()
+        VerifyingKey::from_bytes(&second_half(&self.public)).ok()
     }
 }
 
@@ -230,7 +232,7 @@ impl SecretIdentity {
     /// An identity from its parts; whether the address fits the key is not checked.
     pub fn from_parts(address: Address, private_key: Zeroizing<[u8; PRIV_LEN]>) -> SecretIdentity {
         let public = Identity { address, public: public_of(&private_key) };
-        let signing = SigningKey::from_bytes(&Zeroizing::new(ed25519_half(&private_key)));
+        let signing = SigningKey::from_bytes(&Zeroizing::new(second_half(&private_key)));
         SecretIdentity { public, private: private_key, signing }
     }
 
@@ -255,8 +257,8 @@ impl SecretIdentity {
 
     /// The key both sides compute; none if the other's key is of low order. // spec: wire, "Key agreement"
     pub fn agree(&self, other: &Identity) -> Option<SharedKey> {
-        let ours = StaticSecret::from(x25519_half(&self.private));
-        let z = ours.diffie_hellman(&PublicKey::from(x25519_half(&other.public)));
+        let ours = StaticSecret::from(first_half(&self.private));
+        let z = ours.diffie_hellman(&PublicKey::from(first_half(&other.public)));
         if !z.was_contributory() {
             return None;
         }
@@ -314,17 +316,17 @@ impl fmt::Debug for Signature {
     }
 }
 
-fn x25519_half(key: &[u8; 64]) -> [u8; HALF] {
+fn first_half(key: &[u8; 64]) -> [u8; HALF] {
     std::array::from_fn(|i| key[i])
 }
 
-fn ed25519_half(key: &[u8; 64]) -> [u8; HALF] {
+fn second_half(key: &[u8; 64]) -> [u8; HALF] {
     std::array::from_fn(|i| key[HALF + i])
 }
 
 fn public_of(private: &[u8; PRIV_LEN]) -> [u8; PUB_LEN] {
-    let x25519 = PublicKey::from(&StaticSecret::from(x25519_half(private)));
-    let ed25519 = SigningKey::from_bytes(&Zeroizing::new(ed25519_half(private))).verifying_key();
+    let x25519 = PublicKey::from(&StaticSecret::from(first_half(private)));
+    let ed25519 = SigningKey::from_bytes(&Zeroizing::new(second_half(private))).verifying_key();
     let mut public = [0; PUB_LEN];
     public[..HALF].copy_from_slice(x25519.as_bytes());
     public[HALF..].copy_from_slice(ed25519.as_bytes());
@@ -333,7 +335,7 @@ fn public_of(private: &[u8; PRIV_LEN]) -> [u8; PUB_LEN] {
 
 fn message_hash(message: &[u8]) -> [u8; 32] {
     let digest: [u8; 64] = Sha512::digest(message).into();
-    x25519_half(&digest)
+    first_half(&digest)
 }
 
 fn address_of(digest: &[u8; 64]) -> Address {
@@ -344,11 +346,8 @@ fn address_of(digest: &[u8; 64]) -> Address {
 /// the address. // spec: wire, "Address derivation (memory-hard)"
 pub fn derive(public: &[u8; PUB_LEN]) -> [u8; 64] {
     let hash: [u8; 64] = Sha512::digest(public).into();
-    let (key, nonce): (&[u8; 32], &[u8; 8]) = match hash.split_first_chunk() {
-        Some((key, rest)) => (key, rest.first_chunk().unwrap_or(&[0; 8])),
-        None => return hash,
-    };
-    let mut stream = salsa20::SalsaCore::<salsa20::cipher::consts::U10>::new(key.into(), nonce.into());
+    let nonce: [u8; 8] = std::array::from_fn(|i| hash[HALF + i]);
+    let mut stream = SalsaCore::<U10>::new(&first_half(&hash).into(), &nonce.into());
     let mut next_block = || -> [u64; 8] {
         let mut block = Array::default();
         stream.write_keystream_block(&mut block);

@@ -4,9 +4,12 @@
 use std::fmt;
 
 use aes::cipher::array::Array;
-use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, InnerIvInit, KeyInit, KeyIvInit, StreamCipher};
+use aes::cipher::{
+    BlockCipherDecrypt, BlockCipherEncrypt, InnerIvInit, KeyInit, KeyIvInit, StreamCipher, StreamCipherCore,
+};
 use aes::{Aes256Dec, Aes256Enc};
-use ctr::{Ctr32BE, CtrCore};
+use ctr::CtrCore;
+use ctr::flavors::Ctr32BE;
 use ghash::GHash;
 use ghash::universal_hash::UniversalHash;
 use hmac::{Hmac, Mac};
@@ -24,6 +27,8 @@ pub const KEY_LEN: usize = 48;
 const HOPS_MASK: u8 = 0xf8;
 const BLOCK: usize = 16;
 const SALSA_BLOCK: usize = 64;
+/// Key stream made in one go, blocks: 1536 bytes.
+const STREAM_BLOCKS: usize = 96;
 
 /// The key that two identities agree on, the same for ever. Wiped when dropped, never printed.
 #[derive(Clone)]
@@ -130,10 +135,33 @@ impl GmacSiv {
         std::array::from_fn(|i| tag[i] ^ tag[i + 8] ^ pre_counter[i] ^ pre_counter[i + 8])
     }
 
-    fn key_stream(&self, tag: &[u8; BLOCK]) -> Ctr32BE<&Aes256Enc> {
+    /// XORs the key stream onto `first` in place, and onward onto `payload` into `out`. The block cipher prepares
+    /// itself anew for every call, so one call makes as many blocks as a packet of one datagram takes.
+    fn apply_key_stream(&self, tag: &[u8; BLOCK], first: &mut [u8], payload: &[u8], out: &mut [u8]) {
         let mut counter = *tag;
         counter[12] &= 0x7f;
-        Ctr32BE::from_core(CtrCore::inner_iv_init(&self.encrypt, &counter.into()))
+        let mut stream = CtrCore::<_, Ctr32BE>::inner_iv_init(&self.encrypt, &counter.into());
+        let mut blocks = [Array::from([0; BLOCK]); STREAM_BLOCKS];
+        let (mut first, mut payload, mut out) = (first, payload, out);
+        while !(first.is_empty() && payload.is_empty()) {
+            let len = (first.len() + payload.len()).min(STREAM_BLOCKS * BLOCK);
+            let blocks = &mut blocks[..len.div_ceil(BLOCK)];
+            stream.write_keystream_blocks(blocks);
+            let key_stream = &Array::slice_as_flattened(blocks)[..len];
+
+            let (ours, theirs) = key_stream.split_at(len.min(first.len()));
+            let (now, later) = first.split_at_mut(ours.len());
+            for (byte, key) in now.iter_mut().zip(ours) {
+                *byte ^= key;
+            }
+            first = later;
+            let (plain, plain_later) = payload.split_at(theirs.len());
+            let (now, later) = out.split_at_mut(theirs.len());
+            for ((byte, plain), key) in now.iter_mut().zip(plain).zip(theirs) {
+                *byte = plain ^ key;
+            }
+            (payload, out) = (plain_later, later);
+        }
     }
 
     /// Encrypts `first` in place and `payload` into `out`, which is as long; returns the tag.
@@ -142,9 +170,7 @@ impl GmacSiv {
         tag[..8].copy_from_slice(&iv);
         tag[8..].copy_from_slice(&self.mac(iv, aad, first, payload));
         self.encrypt.encrypt_block(&mut tag);
-        let mut stream = self.key_stream(&tag.0);
-        stream.apply_keystream(first);
-        stream.apply_keystream_b2b(payload, out);
+        self.apply_key_stream(&tag.0, first, payload, out);
         tag.0
     }
 
@@ -158,7 +184,7 @@ impl GmacSiv {
         let mut opened = Array::from(tag);
         self.decrypt.decrypt_block(&mut opened);
         let (iv, mac) = halves(&opened.0);
-        self.key_stream(&tag).apply_keystream(data);
+        self.apply_key_stream(&tag, data, &[], &mut []);
         if bool::from(self.mac(iv, aad, data, &[]).ct_eq(&mac)) {
             return Ok(());
         }
