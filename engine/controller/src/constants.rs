@@ -66,6 +66,8 @@ pub const PACKETS_PER_SECOND: u64 = 500;
 pub const PACKETS_BURST: u64 = 128;
 /// How far ahead the stored clock is of the timestamps issued, ms: one write covers that much time.
 pub const CLOCK_LEASE_MS: u64 = 60_000;
+/// A stored time after this one (the year 10889) is a mistake, ms.
+pub const TIMESTAMP_MAX_MS: u64 = 1 << 48;
 /// Old entries are removed this often, ms.
 pub const SWEEP_MS: u64 = 10_000;
 /// Expired third-party authentications are looked for this often, ms. // spec: controller, "Unsolicited updates"

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use wire::{Address, NetworkId};
 
-use crate::constants::FILE_MAX_BYTES;
+use crate::constants::{FILE_MAX_BYTES, TIMESTAMP_MAX_MS};
 use crate::record::Record;
 use crate::store::{Fault, Found, Key, Loaded, Storage, StoreError};
 
@@ -132,7 +132,8 @@ impl FileStorage {
             return;
         }
         let clock = read_object(&path).and_then(|record| {
-            record.get(CLOCK_FIELD).and_then(Value::as_u64).ok_or(format!("no {CLOCK_FIELD} in it"))
+            let clock_ms = record.get(CLOCK_FIELD).and_then(Value::as_u64).filter(|&ms| ms <= TIMESTAMP_MAX_MS);
+            clock_ms.ok_or_else(|| format!("no {CLOCK_FIELD} in it, or an impossible one"))
         });
         match clock {
             Ok(clock_ms) => out.clock_ms = clock_ms,
@@ -311,7 +312,7 @@ mod tests {
     use crate::record;
 
     const NETWORK: NetworkId = NetworkId(0x01ec_4f9b_4200_0001);
-    const MEMBER: Address = Address::from_u64(0xfcac_9e2c_1f);
+    const MEMBER: Address = Address::from_u64(0xfc_ac9e_2c1f);
 
     fn record(name: &str) -> Record {
         let mut record = record::new_network(NETWORK, 1);

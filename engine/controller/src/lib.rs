@@ -461,6 +461,7 @@ impl<S: Storage> Controller<S> {
     // spec: controller, "Revocation"
     fn revoke(&mut self, now: Now, network: NetworkId, target: Address) {
         let threshold_ms = self.clock.threshold(now);
+        self.renew_lease(now);
         let id = self.rng.next_u32();
         let audience = self.audiences.entry(network).or_default();
         self.counters.revocations += 1;

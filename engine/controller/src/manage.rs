@@ -9,7 +9,7 @@ use wire::{Address, NetworkId, Now};
 use crate::clock::Clock;
 use crate::constants::{
     API_VERSION, MEMBER_RECORD_MAX_BYTES, MEMBERS_MAX, NETWORK_NUMBER_TRIALS, NETWORK_RECORD_MAX_BYTES, NETWORKS_MAX,
-    PUSH_COALESCE_MS,
+    PUSH_COALESCE_MS, TIMESTAMP_MAX_MS,
 };
 use crate::json::Invalid;
 use crate::record::{self, NetworkSettings, Record};
@@ -339,5 +339,6 @@ fn check_size(record: &Record, most: usize) -> Result<(), Invalid> {
 /// The latest moment that a record tells of, for a home whose clock was not stored.
 fn newest_time(record: &Record) -> u64 {
     let times = ["creationTime", "lastAuthorizedTime", "lastDeauthorizedTime"];
-    times.iter().filter_map(|field| record.get(*field)?.as_u64()).max().unwrap_or(0)
+    let read = times.iter().filter_map(|field| record.get(*field)?.as_u64());
+    read.filter(|&ms| ms <= TIMESTAMP_MAX_MS).max().unwrap_or(0)
 }

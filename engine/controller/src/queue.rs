@@ -165,8 +165,8 @@ mod tests {
         assert_eq!(gate.pass(1000, 'b'), Ok(()));
         assert_eq!(gate.pass(1000, 'c'), Err(Closed::Full));
         assert_eq!(gate.pass(1001, 'a'), Ok(()));
-        assert_eq!(gate.pass(2001, 'c'), Err(Closed::Full));
-        assert_eq!(gate.pass(2002, 'c'), Ok(()));
+        assert_eq!(gate.pass(2000, 'c'), Err(Closed::Full));
+        assert_eq!(gate.pass(2001, 'c'), Ok(()));
     }
 
     #[test]
