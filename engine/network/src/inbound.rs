@@ -53,7 +53,7 @@ impl Tables {
         }
         let from = message.from.address();
         if let Some(com) = &ext.com {
-            self.file_inline(turn, from, &Credential::Com(com));
+            self.file_inline(turn, message.from, &Credential::Com(com));
         }
         let Some(network) = self.joined.get_mut(&ext.network) else { return Ok(Outcome::Done(Handled::HEARD)) };
         if !network.admits(turn, message.from) {
@@ -79,7 +79,7 @@ impl Tables {
         }
         let from = message.from.address();
         if let Some(com) = &m.com {
-            self.file_inline(turn, from, &Credential::Com(com));
+            self.file_inline(turn, message.from, &Credential::Com(com));
         }
         let Some(network) = self.joined.get_mut(&m.network) else { return Ok(Outcome::Done(Handled::IGNORED)) };
         if !network.admits(turn, message.from) {
@@ -143,7 +143,7 @@ impl Tables {
         let gather = Gather::parse(message.payload)?;
         let from = message.from.address();
         if let Some(com) = &gather.com {
-            self.file_inline(turn, from, &Credential::Com(com));
+            self.file_inline(turn, message.from, &Credential::Com(com));
         }
         let (may, trust) = self.may_multicast(turn, gather.network, message.from);
         if !may {
@@ -176,7 +176,7 @@ impl Tables {
     }
 
     /// A certificate that came inside another message; if it cannot be checked yet, the message waits at the gate.
-    fn file_inline(&mut self, turn: &mut Turn<'_>, from: Address, credential: &Credential<'_>) {
+    fn file_inline(&mut self, turn: &mut Turn<'_>, from: &Identity, credential: &Credential<'_>) {
         if let crate::membership::Acceptance::Unknown(address) = self.file(turn, from, credential) {
             turn.out.push(Action::Whois(address));
         }

@@ -193,13 +193,16 @@ impl Membership {
         com_timestamp(theirs) > self.com_threshold && ours.agrees_with(theirs, identity)
     }
 
-    /// Notes whom we take this member for; true if that is news.
-    pub fn is(&mut self, identity: &Identity) -> bool {
-        let news = self.identity.as_ref() != Some(identity);
-        if news {
+    /// Notes whom we take this member for.
+    pub fn is(&mut self, identity: &Identity) {
+        if self.identity.as_ref() != Some(identity) {
             self.identity = Some(identity.clone());
         }
-        news
+    }
+
+    /// Whom we take this member for.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 
     /// The last verdict: this member may talk to us.

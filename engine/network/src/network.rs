@@ -364,14 +364,22 @@ impl Network {
 impl Network {
     /// Judges a member anew; says so if the verdict changed, and returns true if it is allowed now and was not before.
     pub(crate) fn judge(&mut self, turn: &mut Turn<'_>, address: Address) -> bool {
-        if !self.members.contains_key(&address) {
-            return false;
-        }
-        let identity = turn.identity(address);
         let Some(member) = self.members.get_mut(&address) else { return false };
-        if let Some(identity) = identity {
+        if let Some(identity) = turn.identity(address) {
             member.is(&identity);
         }
+        self.tell(turn, address)
+    }
+
+    /// As [`Network::judge`], for somebody whose identity is at hand.
+    pub(crate) fn judge_as(&mut self, turn: &mut Turn<'_>, identity: &Identity) -> bool {
+        let Some(member) = self.members.get_mut(&identity.address()) else { return false };
+        member.is(identity);
+        self.tell(turn, identity.address())
+    }
+
+    fn tell(&mut self, turn: &mut Turn<'_>, address: Address) -> bool {
+        let Some(member) = self.members.get_mut(&address) else { return false };
         let allowed = member.judge(self.config.as_ref());
         let changed = std::mem::replace(&mut member.told_allowed, allowed) != allowed;
         if changed {
@@ -380,9 +388,16 @@ impl Network {
         changed && allowed
     }
 
-    /// As [`Network::judge`], for somebody whose identity was just learned.
-    pub(crate) fn judge_as(&mut self, turn: &mut Turn<'_>, address: Address, identity: &Identity) -> bool {
-        self.members.get_mut(&address).is_some_and(|m| m.is(identity)) && self.judge(turn, address)
+    /// A member with this address is on record, and was taken for another one or for nobody so far.
+    pub(crate) fn is_news(&self, address: Address, identity: &Identity) -> bool {
+        self.members.get(&address).is_some_and(|m| m.identity() != Some(identity))
+    }
+
+    /// The member gave a sign of life.
+    pub(crate) fn heard(&mut self, turn: &Turn<'_>, member: &Identity) {
+        if let Some(member) = self.members.get_mut(&member.address()) {
+            member.heard_ms = turn.ms();
+        }
     }
 
     pub(crate) fn member_mut(&mut self, address: Address) -> Option<&mut Membership> {
@@ -403,10 +418,9 @@ impl Network {
         if public {
             self.record(turn, address);
         }
-        let Some(member) = self.members.get_mut(&address) else { return public };
-        let fresh = member.is(peer);
-        if fresh || (public && !member.allowed()) {
-            self.judge(turn, address);
+        let Some(member) = self.members.get(&address) else { return public };
+        if member.identity() != Some(peer) || (public && !member.allowed()) {
+            self.judge_as(turn, peer);
         }
         let Some(member) = self.members.get_mut(&address).filter(|m| m.allowed()) else { return false };
         member.heard_ms = turn.ms();

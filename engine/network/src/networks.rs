@@ -404,7 +404,7 @@ impl Tables {
     fn peer_known(&mut self, turn: &mut Turn<'_>, identity: &Identity) {
         let address = identity.address();
         for (&id, network) in &mut self.joined {
-            if network.judge_as(turn, address, identity) {
+            if network.is_news(address, identity) && network.judge_as(turn, identity) {
                 self.ready.push(Ready::Member(id, address));
             }
         }
@@ -444,8 +444,8 @@ impl Tables {
 /// Credentials.
 impl Tables {
     fn receive_credentials(&mut self, turn: &mut Turn<'_>, message: &Message<'_>) -> Result<Outcome, wire::Malformed> {
-        let from = message.from.address();
-        if !message.retried && !self.senders.may_show_credentials(turn.ms(), from) {
+        let from = message.from;
+        if !message.retried && !self.senders.may_show_credentials(turn.ms(), from.address()) {
             turn.counters.credentials_too_soon += 1;
             return Ok(Outcome::Done(Handled::IGNORED));
         }
@@ -468,12 +468,12 @@ impl Tables {
     }
 
     /// Files a credential under its own member, whoever showed it. // spec: networks, "Storing others' credentials"
-    pub(crate) fn file(&mut self, turn: &mut Turn<'_>, from: Address, credential: &Credential<'_>) -> Acceptance {
+    pub(crate) fn file(&mut self, turn: &mut Turn<'_>, from: &Identity, credential: &Credential<'_>) -> Acceptance {
         let (id, address) = (credential.network(), credential.member());
         let Some(network) = self.joined.get_mut(&id) else { return Acceptance::Rejected };
         let senders = &mut self.senders;
         let verify = || {
-            if senders.may_cost_signature(turn.ms(), from) {
+            if senders.may_cost_signature(turn.ms(), from.address()) {
                 return credential.verify(|address| turn.identity(address));
             }
             turn.counters.signatures_over_budget += 1;
@@ -491,18 +491,17 @@ impl Tables {
             }
         };
         turn.counters.credentials_rejected += u64::from(acceptance == Acceptance::Rejected);
-        if address == from
-            && acceptance != Acceptance::Rejected
-            && let Some(member) = network.member_mut(from)
-        {
-            member.heard_ms = turn.ms();
+        let own = address == from.address();
+        if own && acceptance != Acceptance::Rejected {
+            network.heard(turn, from);
         }
         if acceptance == Acceptance::New {
-            if network.judge(turn, address) {
+            let admitted = if own { network.judge_as(turn, from) } else { network.judge(turn, address) };
+            if admitted {
                 self.ready.push(Ready::Member(id, address));
             }
             if let Credential::Revocation(revocation) = credential {
-                network.pass_on(turn, revocation, from);
+                network.pass_on(turn, revocation, from.address());
             }
         }
         acceptance
@@ -606,7 +605,7 @@ impl Tables {
             }
             Verb::MulticastFrame => OkMulticastFrame::parse(body).map(|ok| {
                 if let Some(com) = &ok.com {
-                    self.file(turn, from.address(), &Credential::Com(com));
+                    self.file(turn, from, &Credential::Com(com));
                 }
                 if let Some(gathered) = &ok.gathered {
                     self.note_members(turn, ok.network, ok.group, &gathered.members);

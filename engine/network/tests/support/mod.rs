@@ -1,6 +1,8 @@
 //! A node's surroundings for tests: known identities, roots, a seeded random source.
 #![allow(dead_code)]
 
+pub mod lab;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
