@@ -66,6 +66,28 @@ pub enum Command {
     /// Run networks of your own on this node's controller
     #[command(subcommand)]
     Controller(ControllerCommand),
+    /// Build a private planet in network namespaces, send traffic through it, measure, clean up (as root)
+    Lab(LabArgs),
+}
+
+/// `hawser lab`
+#[derive(Clone, Debug, Args)]
+pub struct LabArgs {
+    /// Length of the transfer
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// How often two members meet for the first time
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub first_contacts: u32,
+    /// Packet threads of each gateway
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub shards: u16,
+    /// What stands at the far end
+    #[arg(long, default_value = "hawser", value_parser = ["hawser", "reference"])]
+    pub peer: String,
+    /// Leave it standing and say how to enter it
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// `hawser up`
@@ -343,6 +365,25 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
             let (value, table) = controller(&client()?, command)?;
             print(value, table)
         }
+        Command::Lab(args) => run_lab(args, cli.json),
+    }
+}
+
+fn run_lab(args: &LabArgs, as_json: bool) -> Result<(), CliError> {
+    let options = lab::run::Options {
+        hawser: std::env::current_exe().map_err(CliError::failed)?,
+        seconds: args.seconds,
+        first_contacts: args.first_contacts,
+        shards: args.shards.into(),
+        peer: if args.peer == "reference" { lab::run::Peer::Reference } else { lab::run::Peer::Hawser },
+        keep: args.keep,
+        quiet: as_json,
+    };
+    let summary = lab::run::run(&options).map_err(CliError::failed)?;
+    emit(&if as_json { show::pretty(&summary.to_json()) } else { show::rows(&summary.rows()) })?;
+    match summary.ok() {
+        true => Ok(()),
+        false => Err(CliError::Failed("the lab found failures".into())),
     }
 }
 

@@ -1,8 +1,257 @@
-//! `hawser up`.
-use crate::cli::UpArgs;
-use crate::home::Home;
+//! `hawser up`: reads the home, starts the threads, hosts the control thread, and cleans up. The order of things at start
+//! and at stop is here and nowhere else.
 
-/// Runs the daemon.
-pub fn run(_home: &Home, _args: &UpArgs) -> Result<(), String> {
-    Err("the daemon is not put together yet".into())
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use controller::{Controller, FileStorage};
+use node::Node;
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+use wire::{NetworkId, SecretIdentity};
+
+use crate::api::{self, Gate, MAX_PENDING_ASKS};
+use crate::cli::UpArgs;
+use crate::control::{Clock, Control, Inbox, Parts};
+use crate::dataplane::{self, DataPlane};
+use crate::home::{DEFAULT_PORT, Home, HomeError, Loaded, PUBLIC};
+use crate::links::{self, Filter};
+use crate::local_conf::{ConfError, LocalConf};
+use crate::netlink::Netlink;
+use crate::proof::Prover;
+use crate::store::UringStore;
+use crate::taps::{self, MAX_PENDING_ORDERS, MAX_PENDING_REPORTS, Taps};
+use crate::writer::Writer;
+
+/// Most packet threads.
+pub const MAX_SHARDS: usize = 256;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The home cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// The port is taken.
+    #[error("port {port} cannot be used: {source}; choose another with --port, or primaryPort in local.conf")]
+    Port {
+        /// The port.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel lacks something essential.
+    #[error("this kernel cannot run the gateway: {0}")]
+    Kernel(#[from] uring::probe::Missing),
+    /// The packet threads do not run.
+    #[error(transparent)]
+    DataPlane(#[from] dataplane::Error),
+    /// Something else that the operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Something that was read at start and is not what it should be.
+    #[error("{0}")]
+    State(String),
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> UpError {
+    move |source| UpError::System { what, source }
+}
+
+/// Runs until a signal says stop.
+pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
+    start_logging();
+    let _lock = home.lock()?;
+    let conf = LocalConf::load(&home.local_conf())?;
+    if !home.identity_secret().exists() {
+        info!("making an identity; its address is a proof of work, this takes some seconds");
+    }
+    let loaded = home.load()?;
+    let wanted = args.port.or(conf.settings.primary_port).unwrap_or(DEFAULT_PORT);
+    let port = links::choose_port(wanted).map_err(|source| UpError::Port { port: wanted, source })?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let shards = args.shards.map_or(cores, usize::from).clamp(1, MAX_SHARDS);
+    report_kernel()?;
+    info!(address = %loaded.identity.public().address(), home = %home.root().display(), port, shards, "hawser");
+    if !nix::unistd::geteuid().is_root() {
+        warn!("not root: TAP devices cannot be made, so networks will be in state PORT_ERROR");
+    }
+    tokio_uring::start(up(home.clone(), args.clone(), conf, loaded, port, shards))
+}
+
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HAWSER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let plain = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // Tests in one process may have started it already.
+    let _ = plain.try_init();
+}
+
+/// Says what the kernel can do; an error if it lacks what nothing can replace.
+fn report_kernel() -> Result<(), UpError> {
+    let features = uring::probe::probe()?;
+    for line in features.to_string().lines() {
+        debug!("kernel: {line}");
+    }
+    let missing: Vec<_> = features.missing().collect();
+    if missing.is_empty() {
+        info!("kernel: everything the data path can use is there");
+    }
+    for feature in missing {
+        warn!("kernel: no {} (Linux {}): {}", feature.name, feature.since, feature.without);
+    }
+    Ok(())
+}
+
+fn node_settings(conf: &LocalConf, allow_loopback: bool) -> node::Settings {
+    let physical = conf.physical.iter().map(|p| node::PhysicalNetwork {
+        prefix: p.net,
+        blacklist: p.blacklist,
+        trusted_path_id: p.trusted_path_id,
+        mtu: p.mtu,
+    });
+    node::Settings {
+        physical: physical.collect(),
+        peer_blacklists: conf.peers.iter().map(|(peer, v)| (*peer, v.blacklist.clone())).collect(),
+        peer_hints: conf.peers.iter().map(|(peer, v)| (*peer, v.try_at.clone())).collect(),
+        controller: true,
+        allow_loopback,
+        ..node::Settings::default()
+    }
+}
+
+fn make_node(
+    clock: Clock,
+    identity: &Arc<SecretIdentity>,
+    loaded: &Loaded,
+    settings: node::Settings,
+) -> Result<Node, UpError> {
+    let now = clock.now();
+    let mut node = Node::new(now, identity.clone(), settings, rand::random());
+    let planet = loaded.planet.to_bytes();
+    node.restore_planet(now, &planet).map_err(|e| UpError::State(format!("planet: {e}")))?;
+    for moon in &loaded.moons {
+        let restored = node.restore_moon(now, &moon.to_bytes());
+        restored.map_err(|e| UpError::State(format!("moons.d/{:016x}.moon: {e}", moon.id)))?;
+    }
+    for (address, bytes) in &loaded.peers {
+        if let Err(e) = node.restore_peer(bytes) {
+            warn!("peers.d/{address}.peer: {e}; it is learned anew");
+        }
+    }
+    Ok(node)
+}
+
+fn make_controller(
+    clock: Clock,
+    home: &Home,
+    identity: &Arc<SecretIdentity>,
+) -> Result<Controller<FileStorage>, UpError> {
+    let storage = FileStorage::open(home.controller()).map_err(|e| UpError::State(e.to_string()))?;
+    let controller = Controller::new(identity.clone(), storage, rand::random(), clock.now());
+    for fault in controller.faults() {
+        error!("{}: {}; it is not served, and the file was left as it is", fault.name, fault.reason);
+    }
+    Ok(controller)
+}
+
+async fn up(
+    home: Home,
+    args: UpArgs,
+    conf: LocalConf,
+    loaded: Loaded,
+    port: u16,
+    shards: usize,
+) -> Result<(), UpError> {
+    let clock = Clock::start();
+    let (networks, token) = (loaded.networks.iter().map(|n| n.id).collect::<Vec<_>>(), loaded.token.clone());
+    let settings = node_settings(&conf, args.allow_loopback);
+    let identity = loaded.identity.clone();
+    let node = make_node(clock, &identity, &loaded, settings)?;
+    let controller = make_controller(clock, &home, &identity)?;
+
+    // The API answers before the port file is there, and that before the pid file: tools wait for these files.
+    let gate = Arc::new(Gate::new(token, conf.settings.allow_management_from.clone()));
+    let (asks, asked) = mpsc::channel(MAX_PENDING_ASKS);
+    serve_api(port, &gate, &asks)?;
+    home.write(&home.port(), PUBLIC, port.to_string().as_bytes())?;
+
+    let dataplane = DataPlane::start(dataplane::Config::new(identity.public().address(), shards))?;
+    let (prover, verdicts) = Prover::start().map_err(system("start the proof worker"))?;
+    let (netlink, changes) = Netlink::open().map_err(system("open rtnetlink"))?;
+    let (orders, ordered) = mpsc::channel(MAX_PENDING_ORDERS);
+    let (reports, reported) = mpsc::channel(MAX_PENDING_REPORTS);
+    let taps = Taps::new(netlink, shards, device_names(&home), reports);
+    let taps = tokio::task::spawn_local(taps.run(ordered, changes));
+
+    let filter = Filter {
+        bind: conf.settings.bind.clone(),
+        interface_prefix_blacklist: conf.settings.interface_prefix_blacklist.clone(),
+        blacklist: conf.physical.iter().filter(|p| p.blacklist).map(|p| p.net).collect(),
+        allow_loopback: args.allow_loopback,
+    };
+    let writer = Writer::start(UringStore);
+    writer.replace(home.pid(), PUBLIC, std::process::id().to_string().into_bytes());
+    let mut control = Control::new(Parts {
+        clock,
+        home,
+        conf,
+        filter,
+        port,
+        shards,
+        identity,
+        planet: loaded.planet,
+        node,
+        controller,
+        dataplane,
+        writer,
+        prover,
+        orders,
+    });
+    debug!(networks = networks.len(), "rejoining");
+    for network in loaded.networks {
+        control.rejoin(network.id, network.cached.as_deref(), network.conf);
+    }
+    let inbox = Inbox { reports: reported, asks: asked, verdicts };
+    control.run(inbox).await.map_err(system("wait for signals"))?;
+    let _ = taps.await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Listens on both families; one of them is enough.
+fn serve_api(port: u16, gate: &Arc<Gate>, asks: &mpsc::Sender<api::Pending>) -> Result<(), UpError> {
+    let mut last = None;
+    let mut listening = 0;
+    for at in api::listen_addresses(port, gate) {
+        match api::listen(at) {
+            Ok(listener) => {
+                listening += 1;
+                tokio::spawn(api::serve(listener, gate.clone(), asks.clone()));
+            }
+            Err(e) => {
+                debug!("API on {at}: {e}");
+                last = Some(e);
+            }
+        }
+    }
+    match last {
+        Some(source) if listening == 0 => Err(UpError::Port { port, source }),
+        _ => Ok(()),
+    }
+}
+
+fn device_names(home: &Home) -> BTreeMap<NetworkId, String> {
+    taps::parse_device_map(&fs::read_to_string(home.device_map()).unwrap_or_default())
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{Flock, FlockArg};
 use rand::distr::{Distribution, Uniform};
@@ -88,7 +89,7 @@ pub struct JoinedNetwork {
 #[derive(Debug)]
 pub struct Loaded {
     /// Who we are.
-    pub identity: SecretIdentity,
+    pub identity: Arc<SecretIdentity>,
     /// The planet, verified.
     pub planet: World,
     /// The moons, verified.
@@ -228,7 +229,7 @@ impl Home {
                 token
             }
         };
-        Ok(Loaded { identity, planet, moons, networks, peers, token })
+        Ok(Loaded { identity: Arc::new(identity), planet, moons, networks, peers, token })
     }
 
     fn load_identity(&self) -> Result<Option<SecretIdentity>, HomeError> {

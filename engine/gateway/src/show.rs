@@ -23,6 +23,12 @@ fn pairs(rows: &[(&str, String)]) -> String {
     t.to_string()
 }
 
+/// What a measurement found, row by row.
+pub fn rows(rows: &[(String, String)]) -> String {
+    let rows: Vec<_> = rows.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    pairs(&rows)
+}
+
 /// A value as a person would write it.
 fn text(v: &Value) -> String {
     match v {

@@ -27,8 +27,12 @@ pub const MULTICAST_SCAN: Duration = Duration::from_secs(5);
 pub const INTERFACE_SCAN: Duration = Duration::from_secs(30);
 /// Changes that arrive in quick succession are looked at together.
 const SETTLE: Duration = Duration::from_millis(10);
+/// How long to wait for the first name to become free before another one is taken.
+const NAME_PATIENCE: Duration = Duration::from_secs(1);
 /// Device names tried when the first ones are taken.
 const MAX_NAME_TRIES: u64 = 64;
+/// Whether queues carry a virtio-net header and super-frames; the shards must know how to take them apart.
+const SUPER_FRAMES: bool = false;
 /// Multicast groups reported of one device; more are left out. As many as a subscription list may hold.
 pub const MAX_GROUPS: usize = 4096;
 
@@ -237,7 +241,7 @@ impl Taps {
         let failed = |errno: Option<i32>, reason: String| PortError { errno: errno.unwrap_or(-1), reason };
         let name = self.free_name(id).await.map_err(|e| failed(Some(e.errno()), e.to_string()))?;
         let name = name.ok_or_else(|| failed(None, "every device name for this network is taken".into()))?;
-        let options = uring::tap::Options { name: name.clone(), queues: self.queues, super_frames: true };
+        let options = uring::tap::Options { name: name.clone(), queues: self.queues, super_frames: SUPER_FRAMES };
         let tap = uring::tap::open(&options).map_err(|e| {
             let advice = if e.kind() == io::ErrorKind::PermissionDenied { " (run as root)" } else { "" };
             failed(e.raw_os_error(), format!("TAP device {name}: {e}{advice}"))
@@ -262,10 +266,19 @@ impl Taps {
 
     // spec: networks, "TAP device name (Linux)"
     async fn free_name(&self, id: NetworkId) -> Result<Option<String>, crate::netlink::NetlinkError> {
-        let taken: BTreeSet<String> = self.netlink.interfaces().await?.into_iter().map(|i| i.name).collect();
-        let mut names =
-            self.names.get(&id).cloned().into_iter().chain((0..MAX_NAME_TRIES).map(|k| network::addressing::tap_name(id, k)));
-        Ok(names.find(|name| !taken.contains(name)))
+        let mapped = self.names.get(&id).cloned();
+        let computed = (0..MAX_NAME_TRIES).map(|k| network::addressing::tap_name(id, k));
+        let names: Vec<String> = mapped.into_iter().chain(computed).collect();
+        let patience = Instant::now() + NAME_PATIENCE;
+        loop {
+            let taken: BTreeSet<String> = self.netlink.interfaces().await?.into_iter().map(|i| i.name).collect();
+            let free = names.iter().find(|name| !taken.contains(*name));
+            // A device of ours that was closed a moment ago is still there: better its name than another one.
+            if free == names.first() || Instant::now() > patience {
+                return Ok(free.cloned());
+            }
+            tokio::time::sleep(NAME_PATIENCE / 20).await;
+        }
     }
 
     /// Changes MTU, addresses and routes to what is desired; the first problem, if any.

@@ -1,0 +1,705 @@
+//! The control thread: it holds the node and the controller, tells them what happened, and does what they say. Every
+//! other part of the gateway is reached from here by a bounded queue, and none of them is ever waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use controller::{Controller, FileStorage};
+use node::{LocalSocketId, Node, Output, PlanChange, StateKey};
+use serde_json::{Map, Value, json};
+use shard::{SocketId, Update};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, trace, warn};
+use wire::endpoint::{Prefix, to_text};
+use wire::world::{World, WorldKind};
+use wire::{Address, Mac, NetworkId, Now, SecretIdentity};
+
+use crate::api::{Allow, Answer, Ask, Body, ControllerAsk, Pending};
+use crate::dataplane::{DataPlane, FromShard};
+use crate::home::{Home, PUBLIC, signer_file};
+use crate::links::{Filter, LinkChange, Links};
+use crate::local_conf::LocalConf;
+use crate::netlink::{Interface, InterfaceAddress};
+use crate::network_conf::NetworkConf;
+use crate::objects::{self, PortFacts, StatusFacts};
+use crate::proof::Prover;
+use crate::taps::{Desired, Order, PortError, Report};
+use crate::writer::Writer;
+
+/// Events of shards handled before everything else gets its turn again.
+const MAX_BATCH: usize = 256;
+/// How long the end of the program waits for the TAPs to be cleared.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// The gateway's own notion of time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Now {
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        Now { mono_us: self.0.elapsed().as_micros() as u64, unix_ms }
+    }
+
+    /// When the monotonic clock will say `ms`.
+    fn at(&self, ms: u64) -> tokio::time::Instant {
+        (self.0 + Duration::from_millis(ms)).into()
+    }
+}
+
+/// What the gateway keeps of a joined network beside the node.
+#[derive(Debug, Default)]
+struct Port {
+    conf: NetworkConf,
+    device: Option<String>,
+    error: Option<PortError>,
+    problem: Option<String>,
+}
+
+/// What was dropped or failed on this thread, by cause.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    sends_refused: u64,
+    controller_requests: u64,
+}
+
+/// Everything the control thread holds.
+pub struct Control {
+    p: Parts,
+    links: Links,
+    networks: BTreeMap<NetworkId, Port>,
+    /// Networks whose TAP is to be looked at.
+    dirty: BTreeSet<NetworkId>,
+    /// Networks whose TAP queues failed, until the TAP task knows.
+    broken_taps: BTreeSet<NetworkId>,
+    interfaces: Vec<Interface>,
+    addresses: Vec<InterfaceAddress>,
+    counters: Counters,
+    /// What ended a packet thread; nothing goes on without it.
+    failed: Option<io::Error>,
+}
+
+/// The queues that lead to the control thread.
+pub struct Inbox {
+    /// From the TAP task.
+    pub reports: mpsc::Receiver<Report>,
+    /// From the API.
+    pub asks: mpsc::Receiver<Pending>,
+    /// From the proof worker.
+    pub verdicts: mpsc::Receiver<(u64, bool)>,
+}
+
+/// What is made before the control thread's loop begins.
+pub struct Parts {
+    /// The time.
+    pub clock: Clock,
+    /// The home.
+    pub home: Home,
+    /// The operator's settings.
+    pub conf: LocalConf,
+    /// Which addresses are links.
+    pub filter: Filter,
+    /// Port in use.
+    pub port: u16,
+    /// Packet threads.
+    pub shards: usize,
+    /// Our identity.
+    pub identity: Arc<SecretIdentity>,
+    /// The planet in force.
+    pub planet: World,
+    /// The node.
+    pub node: Node,
+    /// The controller beside it.
+    pub controller: Controller<FileStorage>,
+    /// The shards.
+    pub dataplane: DataPlane,
+    /// The file writer.
+    pub writer: Writer,
+    /// The proof worker.
+    pub prover: Prover,
+    /// The way to the TAP task.
+    pub orders: mpsc::Sender<Order>,
+}
+
+fn node_socket(id: SocketId) -> LocalSocketId {
+    LocalSocketId(id.0)
+}
+
+fn shard_socket(id: LocalSocketId) -> SocketId {
+    SocketId(id.0)
+}
+
+fn node_activity(a: &shard::Activity) -> node::Activity {
+    node::Activity {
+        peer: a.peer,
+        socket: node_socket(a.socket),
+        remote: a.remote,
+        hops0: a.hops0,
+        rx_packets: a.rx_packets,
+        tx_packets: a.tx_packets,
+        rx_bytes: a.rx_bytes,
+        tx_bytes: a.tx_bytes,
+        // Shards count nothing else as received.
+        nontrivial: a.rx_packets > 0,
+    }
+}
+
+fn shard_update(own: Address, change: PlanChange) -> Update {
+    match change {
+        PlanChange::Peer { address, keys, suite, route, .. } => {
+            let route =
+                route.map(|r| shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu });
+            Update::Peer { address, keys, suite, route }
+        }
+        PlanChange::PeerGone(address) => Update::PeerGone(address),
+        PlanChange::Network { id, mtu, fast } => Update::Network { id, mac: Mac::of_member(id, own), mtu, fast },
+        PlanChange::NetworkGone(id) => Update::NetworkGone(id),
+        PlanChange::Member { network, address, allowed } => Update::Member { network, address, allowed },
+    }
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Go,
+    Stop,
+}
+
+impl Control {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Control {
+        let links = Links::new(parts.port, parts.shards);
+        Control {
+            p: parts,
+            links,
+            networks: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            broken_taps: BTreeSet::new(),
+            interfaces: Vec::new(),
+            addresses: Vec::new(),
+            counters: Counters::default(),
+            failed: None,
+        }
+    }
+
+    /// Rejoins a network of the home.
+    pub fn rejoin(&mut self, id: NetworkId, cached: Option<&[u8]>, conf: NetworkConf) {
+        self.networks.insert(id, Port { conf, ..Port::default() });
+        self.p.node.join(self.p.clock.now(), id, cached);
+        self.dirty.insert(id);
+    }
+
+    /// Runs until a signal says stop, then takes everything down in order.
+    pub async fn run(mut self, mut inbox: Inbox) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut quit = signal(SignalKind::quit())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        self.settle(self.p.clock.now());
+        loop {
+            let due = self.p.clock.at(self.next_due_ms());
+            let step = tokio::select! {
+                event = self.p.dataplane.recv() => {
+                    let now = self.p.clock.now();
+                    self.from_shard(now, event);
+                    for _ in 1..MAX_BATCH {
+                        let Some(event) = self.p.dataplane.try_recv() else { break };
+                        self.from_shard(now, event);
+                    }
+                    Step::Go
+                }
+                Some(report) = inbox.reports.recv() => {
+                    self.from_taps(self.p.clock.now(), report);
+                    Step::Go
+                }
+                Some((ask, reply)) = inbox.asks.recv() => {
+                    self.answer(self.p.clock.now(), ask, reply);
+                    Step::Go
+                }
+                Some((ticket, valid)) = inbox.verdicts.recv() => {
+                    self.p.node.handle_proof(self.p.clock.now(), ticket, valid);
+                    Step::Go
+                }
+                () = tokio::time::sleep_until(due) => Step::Go,
+                _ = terminate.recv() => Step::Stop,
+                _ = interrupt.recv() => Step::Stop,
+                _ = quit.recv() => Step::Stop,
+                _ = hang_up.recv() => {
+                    info!("hang-up ignored: settings are read at start");
+                    Step::Go
+                }
+            };
+            if step == Step::Stop || self.failed.is_some() {
+                break;
+            }
+            self.due(self.p.clock.now());
+            self.settle(self.p.clock.now());
+        }
+        let failed = self.failed.take();
+        self.stop().await;
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn stop(mut self) {
+        info!("stopping");
+        self.p.node.save_peers();
+        self.settle(self.p.clock.now());
+        let (done, cleared) = oneshot::channel();
+        if self.p.orders.send(Order::Stop(done)).await.is_ok() {
+            let _ = tokio::time::timeout(STOP_LIMIT, cleared).await;
+        }
+        self.p.dataplane.stop();
+        self.p.writer.remove(self.p.home.pid());
+        if !self.p.writer.flush().await {
+            error!("the disk took too long; some state files may be older than they should be");
+        }
+    }
+
+    fn next_due_ms(&self) -> u64 {
+        let due = [self.p.node.poll_timeout(), self.p.controller.poll_timeout(), self.links.next_retry_ms()];
+        due.into_iter().flatten().min().unwrap_or(u64::MAX / 2000)
+    }
+
+    fn due(&mut self, now: Now) {
+        let is_due = |at: Option<u64>| at.is_some_and(|at| at <= now.ms());
+        if is_due(self.p.node.poll_timeout()) {
+            self.p.node.handle_timeout(now);
+        }
+        if is_due(self.p.controller.poll_timeout()) {
+            self.p.controller.handle_timeout(now);
+        }
+        if is_due(self.links.next_retry_ms()) {
+            self.bind_links(now);
+        }
+    }
+
+    /// Does what node and controller say until both are silent.
+    fn settle(&mut self, now: Now) {
+        loop {
+            if let Some(output) = self.p.node.poll_output() {
+                self.from_node(now, output);
+            } else if let Some(output) = self.p.controller.poll_output() {
+                self.from_controller(now, output);
+            } else {
+                break;
+            }
+        }
+        self.order_taps();
+    }
+
+    fn from_node(&mut self, now: Now, output: Output) {
+        match output {
+            Output::Send { socket, remote, ttl, datagram } => self.send(socket, remote, ttl, datagram),
+            Output::Deliver { network, frame } => self.p.dataplane.deliver(network, frame),
+            Output::NetworkChanged(network) => {
+                self.dirty.insert(network);
+                self.tell_overlay();
+            }
+            Output::Plan(change) => self.p.dataplane.update(shard_update(self.p.node.address(), change)),
+            Output::ControllerRequest { network, member, packet_id, metadata, physical } => {
+                self.counters.controller_requests += 1;
+                let request = controller::Request { network, member, packet_id, metadata, physical };
+                self.p.controller.handle_request(now, request);
+            }
+            Output::Prove { ticket, identity } => {
+                if !self.p.prover.ask(ticket, identity) {
+                    debug!(ticket, "too many identities to prove");
+                }
+            }
+            Output::Store(key, bytes) => self.store(key, bytes),
+            Output::Event(event) => self.report(&event),
+        }
+    }
+
+    fn send(&mut self, socket: Option<LocalSocketId>, remote: SocketAddr, ttl: Option<u8>, datagram: Vec<u8>) {
+        trace!(?socket, remote = to_text(remote), bytes = datagram.len(), "send");
+        match socket {
+            Some(socket) => self.p.dataplane.send(shard_socket(socket), remote, ttl, datagram),
+            None => {
+                for socket in self.p.node.fan_out(remote) {
+                    self.p.dataplane.send(shard_socket(socket), remote, ttl, datagram.clone());
+                }
+            }
+        }
+    }
+
+    fn from_controller(&mut self, now: Now, output: controller::Output) {
+        use controller::Output::{Event, Push, Reply, Revoke};
+        match output {
+            Reply { to, verb, payload, .. } => self.p.node.controller_reply(now, to, verb, payload),
+            Push { to, payload } => self.p.node.controller_reply(now, to, wire::Verb::NetworkConfig, payload),
+            Revoke { to, payload } => self.p.node.controller_reply(now, to, wire::Verb::NetworkCredentials, payload),
+            Event(controller::Event::StorageFailed { name, reason }) => {
+                error!("controller record {name}: {reason}; served from memory, written again later");
+            }
+            Event(controller::Event::NewMember { network, member, authorised }) => {
+                info!(%network, %member, authorised, "a new member asks to join");
+            }
+        }
+    }
+
+    fn from_shard(&mut self, now: Now, event: FromShard) {
+        let node = &mut self.p.node;
+        match event {
+            FromShard::Datagram { socket, remote, mut bytes } => {
+                node.handle_datagram(now, node_socket(socket), remote, &mut bytes);
+            }
+            FromShard::Reassembled { socket, remote, mut packet } => {
+                node.handle_reassembled(now, node_socket(socket), remote, &mut packet);
+            }
+            FromShard::Opened { socket, remote, mut packet } => {
+                node.handle_opened(now, node_socket(socket), remote, &mut packet);
+            }
+            FromShard::Frame { network, frame } => node.handle_tap_frame(now, network, &frame),
+            FromShard::Activity(seen) => {
+                let seen: Vec<node::Activity> = seen.iter().map(node_activity).collect();
+                node.handle_activity(now, &seen);
+            }
+            FromShard::SendFailed { socket, remote, bytes, error } => {
+                self.counters.sends_refused += 1;
+                debug!(socket = socket.0, remote = to_text(remote), bytes, "cannot send: {error}");
+            }
+            FromShard::SocketGone { socket, error: None, .. } => trace!(socket = socket.0, "socket closed"),
+            FromShard::SocketGone { socket, error: Some(error), .. } => self.link_lost(now, socket, &error),
+            FromShard::TapGone { network, error: None, .. } => trace!(%network, "TAP queue closed"),
+            FromShard::TapGone { network, error: Some(error), .. } => {
+                warn!(%network, "TAP queue lost: {error}");
+                self.p.dataplane.remove_tap(network);
+                self.broken_taps.insert(network);
+            }
+            FromShard::ShardGone { shard, error } => {
+                error!(shard, "packet thread ended: {error}");
+                self.failed = Some(error);
+            }
+        }
+    }
+
+    fn link_lost(&mut self, now: Now, socket: SocketId, error: &io::Error) {
+        let Some(link) = self.links.broken(now.ms(), node_socket(socket)) else { return };
+        warn!(link = link.name, address = to_text(link.local), "link lost: {error}; tried again later");
+        self.p.dataplane.remove_socket(socket);
+        self.p.node.remove_socket(now, link.id);
+    }
+
+    fn from_taps(&mut self, now: Now, report: Report) {
+        match report {
+            Report::Up(id, name, queues) => {
+                let Some(port) = self.networks.get_mut(&id) else { return };
+                port.device = Some(name);
+                port.error = None;
+                self.p.dataplane.add_tap(id, queues);
+                self.p.node.set_port_error(now, id, false);
+            }
+            Report::Down(id, error) => {
+                let Some(port) = self.networks.get_mut(&id) else { return };
+                port.device = None;
+                port.error = Some(error);
+                self.p.dataplane.remove_tap(id);
+                self.p.node.set_port_error(now, id, true);
+            }
+            Report::Problem(id, problem) => {
+                if let Some(port) = self.networks.get_mut(&id) {
+                    port.problem = problem;
+                }
+            }
+            Report::Groups(id, groups) => self.p.node.set_subscriptions(now, id, groups),
+            Report::Interfaces(interfaces, addresses) => {
+                (self.interfaces, self.addresses) = (interfaces, addresses);
+                self.bind_links(now);
+            }
+        }
+    }
+
+    fn bind_links(&mut self, now: Now) {
+        let overlay = self.overlay().map(|p| p.addr).collect();
+        let wanted = self.p.filter.wanted(&self.interfaces, &self.addresses, &overlay);
+        for change in self.links.reconcile(now.ms(), &wanted) {
+            match change {
+                LinkChange::Opened(link, sockets) => {
+                    info!(link = link.name, address = to_text(link.local), "link up");
+                    self.p.dataplane.add_socket(shard_socket(link.id), sockets);
+                    self.p.node.add_socket(now, node::Socket { id: link.id, local: link.local, link: link.name });
+                }
+                LinkChange::Closed(link) => {
+                    info!(link = link.name, address = to_text(link.local), "link gone");
+                    self.p.dataplane.remove_socket(shard_socket(link.id));
+                    self.p.node.remove_socket(now, link.id);
+                }
+                LinkChange::Failed(wanted, e) => {
+                    warn!(link = wanted.link, address = %wanted.ip, "cannot bind: {e}; tried again later");
+                }
+            }
+        }
+    }
+
+    /// Addresses that networks gave us.
+    fn overlay(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.p.node.networks().iter().filter_map(|n| n.config()).flat_map(|c| c.addresses.iter().copied())
+    }
+
+    fn tell_overlay(&mut self) {
+        let prefixes = self.overlay().collect();
+        self.p.node.set_overlay_prefixes(prefixes);
+    }
+
+    /// Tells the TAP task what the networks that changed want. What it has no room for now is told later.
+    fn order_taps(&mut self) {
+        while let Some(id) = self.broken_taps.first().copied() {
+            if self.p.orders.try_send(Order::Broken(id)).is_err() {
+                return;
+            }
+            self.broken_taps.remove(&id);
+        }
+        while let Some(id) = self.dirty.first().copied() {
+            let order = match self.desired(id) {
+                Some(desired) => Order::Set(id, desired),
+                None => Order::Remove(id),
+            };
+            if self.p.orders.try_send(order).is_err() {
+                return;
+            }
+            self.dirty.remove(&id);
+        }
+    }
+
+    fn desired(&self, id: NetworkId) -> Option<Desired> {
+        let (network, port) = (self.p.node.networks().get(id)?, self.networks.get(&id)?);
+        let config = network.config();
+        let addresses = config.map(|c| port.conf.addresses(&c.addresses)).unwrap_or_default();
+        let managed: Vec<(Prefix, Option<IpAddr>)> =
+            config.map(|c| c.routes.iter().map(|r| (r.target, r.via)).collect()).unwrap_or_default();
+        let routes = port.conf.routes(&managed, &addresses, self.p.node.is_online());
+        Some(Desired { mac: network.mac(), mtu: network.mtu(), addresses, routes })
+    }
+
+    fn store(&mut self, key: StateKey, bytes: Option<Vec<u8>>) {
+        let file = match key {
+            StateKey::Planet => self.p.home.planet(),
+            StateKey::Moon(id) => self.p.home.moon(id),
+            StateKey::NetworkConfig(id) => self.p.home.network(id),
+            StateKey::Peer(address) => self.p.home.peer(address),
+        };
+        let Some(bytes) = bytes else { return self.p.writer.remove(file) };
+        if let (StateKey::Planet, Ok(world)) = (key, World::parse(&bytes))
+            && world.kind == WorldKind::Planet
+        {
+            if !world.is_self_signed() {
+                let key = hex::encode(self.p.planet.update_key).into_bytes();
+                self.p.writer.replace(signer_file(&file), PUBLIC, key);
+            }
+            self.p.planet = world;
+        }
+        self.p.writer.replace(file, PUBLIC, bytes);
+    }
+
+    fn report(&mut self, event: &node::Event) {
+        use node::Event::{
+            ExternalAddressChanged, IdentityCollision, Offline, Online, PeerDirect, PeerRelayed, UserMessage,
+            WorldUpdated,
+        };
+        match event {
+            Online => info!("online"),
+            Offline => warn!("offline: no root answers"),
+            PeerDirect { peer, socket, remote } => {
+                let link = self.links.get(*socket).map_or("", |l| l.name.as_str());
+                info!(%peer, remote = to_text(*remote), link, "direct path");
+            }
+            PeerRelayed { peer } => info!(%peer, "no direct path any more: relayed"),
+            IdentityCollision { reporter, confirmed: false } => warn!(%reporter, "says that another node has our address"),
+            IdentityCollision { reporter, confirmed: true } => {
+                error!(%reporter, "another node has our address: move identity.* away and start again");
+            }
+            WorldUpdated { id } => info!(id, "planet or moon updated"),
+            UserMessage { from, kind, data } => debug!(%from, kind, bytes = data.len(), "user message"),
+            ExternalAddressChanged { reporter, surface } => {
+                info!(%reporter, surface = to_text(*surface), "we are seen at another address");
+            }
+        }
+        if matches!(event, Online | Offline) {
+            self.dirty.extend(self.networks.keys());
+        }
+    }
+}
+
+/// The operator's questions.
+impl Control {
+    fn answer(&mut self, now: Now, ask: Ask, reply: oneshot::Sender<Answer>) {
+        debug!(?ask, "API");
+        let answer = match ask {
+            Ask::Status => Answer::ok(self.status(now)),
+            Ask::Health => Answer::ok(objects::health(now, self.p.node.is_online())),
+            Ask::Config => Answer::ok(self.p.conf.raw.clone().into()),
+            Ask::Networks => Answer::ok(self.networks.keys().filter_map(|id| self.network(*id)).collect()),
+            Ask::Network(id) => match self.network(id) {
+                Some(object) => Answer::ok(object),
+                None => Answer { code: 404, body: Body::Json(json!({})) },
+            },
+            Ask::Join(id, allow) => self.join(now, id, allow),
+            Ask::Leave(id) => self.leave(now, id),
+            Ask::Peers => Answer::ok(self.peers(now).into()),
+            Ask::Peer(address) => {
+                let wanted = address.to_string();
+                let object = self.peers(now).into_iter().find(|p| p["address"] == wanted.as_str());
+                Answer::ok(object.unwrap_or_else(|| json!({})))
+            }
+            Ask::Controller(ask) => self.ask_controller(now, ask),
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn status(&self, now: Now) -> Value {
+        let facts = StatusFacts {
+            identity: self.p.identity.public(),
+            online: self.p.node.is_online(),
+            planet: &self.p.planet,
+            local_conf: &self.p.conf.raw,
+            port: self.p.port,
+            home: self.p.home.root().display().to_string(),
+            listening: self.links.iter().map(|l| l.local).collect(),
+            surface: self.p.node.surfaces(now).0,
+            shards: self.p.shards,
+            counters: self.count(),
+        };
+        objects::status(now, &facts)
+    }
+
+    /// Every counter of every room that is not zero.
+    fn count(&self) -> Value {
+        let node: Map<String, Value> =
+            self.p.node.counters().iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k.to_owned(), n.into())).collect();
+        json!({
+            "node": node,
+            "gateway": {
+                "controllerRequests": self.counters.controller_requests,
+                "proofsDropped": self.p.prover.dropped,
+                "sendsRefused": self.counters.sends_refused,
+                "writesFailed": self.p.writer.failures(),
+            },
+        })
+    }
+
+    fn network(&self, id: NetworkId) -> Option<Value> {
+        let (network, port) = (self.p.node.networks().get(id)?, self.networks.get(&id)?);
+        let facts = PortFacts {
+            device: port.device.as_deref(),
+            error: port.error.as_ref(),
+            problem: port.problem.as_deref(),
+            conf: port.conf.clone(),
+        };
+        Some(objects::network(network, &facts))
+    }
+
+    fn peers(&self, now: Now) -> Vec<Value> {
+        let port_of = |id: LocalSocketId| self.links.get(id).map_or(0, |l| l.local.port());
+        let trusted = |remote: SocketAddr| {
+            let inside = self.p.conf.physical.iter().filter(|p| p.net.contains(remote.ip()));
+            inside.min_by_key(|p| p.net.bits).map_or(0, |p| p.trusted_path_id)
+        };
+        self.p.node.peers(now).iter().map(|p| objects::peer(now, p, port_of, trusted)).collect()
+    }
+
+    // spec: service, "Node endpoints"
+    fn join(&mut self, now: Now, id: NetworkId, allow: Allow) -> Answer {
+        let is_new = !self.networks.contains_key(&id);
+        if is_new && self.networks.len() >= crate::home::MAX_NETWORKS {
+            return Answer::error(503, "too many networks are joined");
+        }
+        let port = self.networks.entry(id).or_default();
+        let conf = &mut port.conf;
+        if let Some(managed) = allow.managed {
+            conf.allow_managed = managed;
+        }
+        conf.allow_global = allow.global.unwrap_or(conf.allow_global);
+        conf.allow_default = allow.default.unwrap_or(conf.allow_default);
+        conf.allow_dns = allow.dns.unwrap_or(conf.allow_dns);
+        self.p.writer.replace(self.p.home.network_local(id), PUBLIC, conf.to_text().into_bytes());
+        if is_new {
+            info!(network = %id, "joining");
+            // That the file exists means joined; its content comes with the first configuration.
+            self.p.writer.replace(self.p.home.network(id), PUBLIC, b"\n".to_vec());
+            self.p.node.join(now, id, None);
+        }
+        self.dirty.insert(id);
+        self.network(id).map_or_else(Answer::not_found, Answer::ok)
+    }
+
+    fn leave(&mut self, now: Now, id: NetworkId) -> Answer {
+        if self.networks.remove(&id).is_none() {
+            return Answer::ok(json!({}));
+        }
+        info!(network = %id, "leaving");
+        self.p.node.leave(now, id);
+        self.p.dataplane.remove_tap(id);
+        self.settle(now);
+        self.p.writer.remove(self.p.home.network(id));
+        self.p.writer.remove(self.p.home.network_local(id));
+        self.dirty.insert(id);
+        Answer::ok(json!({"result": true}))
+    }
+
+    // spec: controller, "REST interface"
+    fn ask_controller(&mut self, now: Now, ask: ControllerAsk) -> Answer {
+        let c = &mut self.p.controller;
+        let found = |value: Option<Value>| value.map_or_else(Answer::not_found, Answer::ok);
+        match ask {
+            ControllerAsk::State => {
+                let text = format!(
+                    "{{\n\t\"controller\": true,\n\t\"apiVersion\": {},\n\t\"clock\": {},\n\t\"databaseReady\": true\n}}\n",
+                    crate::api::CONTROLLER_API_VERSION,
+                    now.unix_ms
+                );
+                Answer { code: 200, body: Body::Text(text) }
+            }
+            ControllerAsk::Networks => Answer::ok(c.networks_json()),
+            ControllerAsk::NetworkRecords => Answer::ok(c.networks_full_json()),
+            ControllerAsk::Create(Some(own), _) if own != c.address() => Answer { code: 400, body: Body::Empty },
+            ControllerAsk::Create(_, body) => {
+                changed(c.create_network(now, &Value::Object(body)).map(|(_, record)| record.clone()))
+            }
+            ControllerAsk::Network(id) => found(c.network(id).cloned().map(Value::Object)),
+            ControllerAsk::SetNetwork(id, body) => {
+                changed(c.update_network(now, id, &Value::Object(body)).cloned())
+            }
+            ControllerAsk::DeleteNetwork(id) => deleted(c.delete_network(now, id)),
+            ControllerAsk::Members(id) => found(c.members_json(id)),
+            ControllerAsk::MemberRecords(id) => found(c.members_full_json(id)),
+            ControllerAsk::Member(id, who) => found(c.member(id, who).cloned().map(Value::Object)),
+            ControllerAsk::SetMember(id, who, body) => {
+                changed(c.update_member(now, id, who, &Value::Object(body)).cloned())
+            }
+            ControllerAsk::DeleteMember(id, who) => deleted(c.delete_member(now, id, who)),
+        }
+    }
+}
+
+fn changed(result: Result<controller::Record, controller::Error>) -> Answer {
+    match result {
+        Ok(record) => Answer::ok(Value::Object(record)),
+        Err(e) => refused(&e),
+    }
+}
+
+fn deleted(result: Result<Option<controller::Record>, controller::Error>) -> Answer {
+    match result {
+        Ok(Some(record)) => Answer::ok(Value::Object(record)),
+        Ok(None) => Answer::not_found(),
+        Err(e) => refused(&e),
+    }
+}
+
+fn refused(e: &controller::Error) -> Answer {
+    match e {
+        controller::Error::UnknownNetwork(_) => Answer::not_found(),
+        _ => Answer::error(400, &e.to_string()),
+    }
+}

@@ -1,0 +1,361 @@
+//! The objects of the API, as ZeroTierOne shapes them. Translates what the node knows to JSON; decides nothing.
+//! Fields are only ever added to ZeroTierOne's, never removed or retyped. // spec: service, "Objects"
+
+use std::net::SocketAddr;
+
+use network::Network;
+use network::config::Specialist;
+use node::{LocalSocketId, PeerStatus};
+use serde_json::{Map, Value, json};
+use wire::endpoint::{Prefix, to_text};
+use wire::world::World;
+use wire::{Identity, MulticastGroup, Now};
+
+use crate::api::COMPATIBLE_VERSION;
+use crate::network_conf::NetworkConf;
+use crate::taps::PortError;
+
+fn version_fields() -> Map<String, Value> {
+    let (major, minor, revision) = COMPATIBLE_VERSION;
+    let fields = json!({
+        "version": format!("{major}.{minor}.{revision}"),
+        "versionMajor": major,
+        "versionMinor": minor,
+        "versionRev": revision,
+        "versionBuild": 0,
+    });
+    fields.as_object().cloned().unwrap_or_default()
+}
+
+/// What the status object says.
+#[derive(Debug)]
+pub struct StatusFacts<'a> {
+    /// Our identity.
+    pub identity: &'a Identity,
+    /// An upstream hears us.
+    pub online: bool,
+    /// The planet in force.
+    pub planet: &'a World,
+    /// The settings as written.
+    pub local_conf: &'a Map<String, Value>,
+    /// The port in use.
+    pub port: u16,
+    /// The home folder.
+    pub home: String,
+    /// Bound UDP sockets.
+    pub listening: Vec<SocketAddr>,
+    /// Where others see us.
+    pub surface: Vec<SocketAddr>,
+    /// Packet threads.
+    pub shards: usize,
+    /// Our own counters, by room.
+    pub counters: Value,
+}
+
+/// GET /status
+pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
+    let endpoints = |list: &[SocketAddr]| list.iter().map(|e| to_text(*e)).collect::<Vec<_>>();
+    let mut config = facts.local_conf.clone();
+    let mut settings = config.get("settings").and_then(Value::as_object).cloned().unwrap_or_default();
+    let in_force = json!({
+        "primaryPort": facts.port,
+        "secondaryPort": 0,
+        "tertiaryPort": 0,
+        "listeningOn": endpoints(&facts.listening),
+        "surfaceAddresses": endpoints(&facts.surface),
+        "homeDir": facts.home,
+        "allowTcpFallbackRelay": false,
+        "forceTcpRelay": false,
+        "portMappingEnabled": false,
+        "softwareUpdate": "disable",
+        "softwareUpdateChannel": "release",
+    });
+    settings.extend(in_force.as_object().cloned().unwrap_or_default());
+    config.insert("settings".into(), settings.into());
+    let mut object = version_fields();
+    let fields = json!({
+        "address": facts.identity.address().to_string(),
+        "publicIdentity": facts.identity.to_string(),
+        "online": facts.online,
+        "tcpFallbackActive": false,
+        "clock": now.unix_ms,
+        "planetWorldId": facts.planet.id,
+        "planetWorldTimestamp": facts.planet.timestamp,
+        "config": config,
+        "hawserVersion": env!("CARGO_PKG_VERSION"),
+        "shards": facts.shards,
+        "counters": facts.counters,
+    });
+    object.extend(fields.as_object().cloned().unwrap_or_default());
+    object.into()
+}
+
+/// GET /health
+pub fn health(now: Now, online: bool) -> Value {
+    let mut object = version_fields();
+    object.insert("online".into(), online.into());
+    object.insert("clock".into(), now.unix_ms.into());
+    object.into()
+}
+
+/// What the gateway knows of a network beside the node.
+#[derive(Debug, Default)]
+pub struct PortFacts<'a> {
+    /// The TAP's name.
+    pub device: Option<&'a str>,
+    /// Why there is none.
+    pub error: Option<&'a PortError>,
+    /// What could not be applied to it.
+    pub problem: Option<&'a str>,
+    /// What the operator allows.
+    pub conf: NetworkConf,
+}
+
+/// One network of GET /network.
+pub fn network(n: &Network, port: &PortFacts<'_>) -> Value {
+    let config = n.config();
+    let address = |p: &Prefix| p.to_string();
+    let route = |r: &network::config::Route| {
+        json!({
+            "target": r.target.to_string(),
+            "via": r.via.map(|ip| ip.to_string()),
+            "flags": r.flags,
+            "metric": r.metric,
+        })
+    };
+    let group = |g: MulticastGroup| json!({"mac": g.mac.to_string(), "adi": g.adi});
+    let dns = config.map(|c| &c.dns);
+    let mut object = json!({
+        "id": n.id().to_string(),
+        "nwid": n.id().to_string(),
+        "mac": n.mac().to_string(),
+        "name": config.map_or("", |c| c.name.as_str()),
+        "status": n.status().name(),
+        "type": if config.is_some_and(|c| c.public) { "PUBLIC" } else { "PRIVATE" },
+        "mtu": n.mtu(),
+        "dhcp": false,
+        "bridge": config.is_some_and(|c| c.has_role(c.issued_to, Specialist::ACTIVE_BRIDGE)),
+        "broadcastEnabled": config.is_some_and(|c| c.flags & network::Config::BROADCAST != 0),
+        "portError": port.error.map_or(0, |e| e.errno),
+        "netconfRevision": config.map_or(0, |c| c.revision),
+        "portDeviceName": port.device.unwrap_or_default(),
+        "allowManaged": port.conf.allow_managed,
+        "allowGlobal": port.conf.allow_global,
+        "allowDefault": port.conf.allow_default,
+        "allowDNS": port.conf.allow_dns,
+        "assignedAddresses": config.map(|c| c.addresses.iter().map(address).collect::<Vec<_>>()).unwrap_or_default(),
+        "routes": config.map(|c| c.routes.iter().map(route).collect::<Vec<_>>()).unwrap_or_default(),
+        "multicastSubscriptions": n.subscriptions().map(group).collect::<Vec<_>>(),
+        "dns": {
+            "domain": dns.map_or("", |d| d.domain.as_str()),
+            "servers": dns.map(|d| d.servers.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap_or_default(),
+        },
+        "fastPath": n.fast(),
+    });
+    let detail = port.error.map(|e| e.reason.as_str()).or(port.problem);
+    if let (Some(object), Some(detail)) = (object.as_object_mut(), detail) {
+        object.insert("statusDetail".into(), detail.into());
+    }
+    let authentication = n.authentication().or_else(|| config.map(|c| &c.authentication)).filter(|a| a.enabled);
+    if let (Some(object), Some(a)) = (object.as_object_mut(), authentication) {
+        object.insert("ssoEnabled".into(), true.into());
+        object.insert("authenticationURL".into(), a.url.as_str().into());
+        object.insert("authenticationExpiryTime".into(), a.expires.into());
+    }
+    object
+}
+
+/// One peer of GET /peer. `port_of` tells a socket's local port.
+pub fn peer(now: Now, p: &PeerStatus, port_of: impl Fn(LocalSocketId) -> u16, trusted: impl Fn(SocketAddr) -> u64) -> Value {
+    let (protocol, major, minor, revision) = p.version;
+    let known = protocol != 0;
+    let version = |n: i64| if known { n } else { -1 };
+    let (major, minor, revision) = (version(major.into()), version(minor.into()), version(revision.into()));
+    let moment = |age: Option<u64>| age.map_or(0, |ms| now.unix_ms.saturating_sub(ms));
+    let paths: Vec<Value> = p
+        .paths
+        .iter()
+        .filter(|path| path.alive)
+        .map(|path| {
+            json!({
+                "address": to_text(path.remote),
+                "lastSend": moment(path.sent_ms),
+                "lastReceive": moment(path.verified_ms),
+                "active": true,
+                "expired": false,
+                "preferred": path.preferred,
+                "trustedPathId": trusted(path.remote),
+                "localSocket": path.socket.0,
+                "localPort": port_of(path.socket),
+                "latencyUs": path.latency_us,
+            })
+        })
+        .collect();
+    let latency = match p.latency_us {
+        Some(us) if !paths.is_empty() => i64::from(us / 1000),
+        _ => -1,
+    };
+    json!({
+        "address": p.address.to_string(),
+        "version": format!("{major}.{minor}.{revision}"),
+        "versionMajor": major,
+        "versionMinor": minor,
+        "versionRev": revision,
+        "latency": latency,
+        "role": if p.planet { "PLANET" } else if p.upstream { "MOON" } else { "LEAF" },
+        "isBonded": false,
+        "tunneled": false,
+        "paths": paths,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use wire::world::DEFAULT_PLANET;
+    use wire::{Address, NetworkId};
+
+    use super::*;
+
+    /// Key sets and types of the captured answers of ZeroTierOne 1.14.1. // spec: service, "Objects"
+    const STATUS: &str = r#"{"address": "", "clock": 0, "config": {"settings": {"allowTcpFallbackRelay": true,
+        "forceTcpRelay": false, "homeDir": "", "listeningOn": [""], "portMappingEnabled": true, "primaryPort": 0,
+        "secondaryPort": 0, "softwareUpdate": "", "softwareUpdateChannel": "", "surfaceAddresses": [""],
+        "tertiaryPort": 0}}, "online": true, "planetWorldId": 0, "planetWorldTimestamp": 0, "publicIdentity": "",
+        "tcpFallbackActive": false, "version": "", "versionBuild": 0, "versionMajor": 1, "versionMinor": 14,
+        "versionRev": 1}"#;
+    const PEER: &str = r#"{"address": "", "isBonded": false, "latency": 0, "paths": [{"active": true, "address": "",
+        "expired": false, "lastReceive": 0, "lastSend": 0, "localPort": 0, "localSocket": 0, "preferred": false,
+        "trustedPathId": 0}], "role": "", "tunneled": false, "version": "", "versionMajor": 1, "versionMinor": 14,
+        "versionRev": 1}"#;
+    const NETWORK: &str = r#"{"allowDNS": false, "allowDefault": false, "allowGlobal": false, "allowManaged": true,
+        "assignedAddresses": [], "bridge": false, "broadcastEnabled": true, "dhcp": false, "dns": {"domain": "",
+        "servers": []}, "id": "", "mac": "", "mtu": 2800, "multicastSubscriptions": [], "name": "",
+        "netconfRevision": 4, "nwid": "", "portDeviceName": "", "portError": 0, "routes": [], "status": "", "type": ""}"#;
+
+    /// Every key of `model` is in `ours` with the same type; first elements stand for whole arrays.
+    fn covers(ours: &Value, model: &Value, place: &str) {
+        match (ours, model) {
+            (Value::Object(ours), Value::Object(model)) => {
+                let missing: BTreeSet<_> = model.keys().filter(|k| !ours.contains_key(*k)).collect();
+                assert!(missing.is_empty(), "{place} lacks {missing:?}");
+                model.iter().for_each(|(k, v)| covers(&ours[k], v, &format!("{place}.{k}")));
+            }
+            (Value::Array(ours), Value::Array(model)) => {
+                if let (Some(ours), Some(model)) = (ours.first(), model.first()) {
+                    covers(ours, model, &format!("{place}[0]"));
+                }
+            }
+            _ => assert_eq!(
+                std::mem::discriminant(ours),
+                std::mem::discriminant(model),
+                "{place}: {ours} is of another type than {model}"
+            ),
+        }
+    }
+
+    /// A node that knows nobody.
+    struct Alone(Identity);
+
+    impl network::Surroundings for Alone {
+        fn own(&self) -> &Identity {
+            &self.0
+        }
+        fn identity(&self, _: Address) -> Option<Arc<Identity>> {
+            None
+        }
+        fn upstreams(&self) -> Vec<Address> {
+            Vec::new()
+        }
+        fn is_upstream(&self) -> bool {
+            false
+        }
+        fn authorised_by_our_controller(&self, _: NetworkId, _: Address) -> bool {
+            false
+        }
+        fn peer_latency_ms(&self, _: Address) -> Option<u32> {
+            None
+        }
+        fn random(&mut self) -> u64 {
+            4
+        }
+    }
+
+    fn model(text: &str) -> Value {
+        serde_json::from_str(text).expect("model")
+    }
+
+    #[test]
+    fn the_status_object_has_every_field_that_tools_read() {
+        let planet = World::parse(DEFAULT_PLANET).expect("planet");
+        let conf = json!({"settings": {"bind": ["192.0.2.1"]}, "virtual": {}});
+        let local_conf = conf.as_object().cloned().expect("object");
+        let endpoint: SocketAddr = "192.0.2.1:9993".parse().expect("endpoint");
+        let facts = StatusFacts {
+            identity: &planet.roots[0].identity,
+            online: true,
+            planet: &planet,
+            local_conf: &local_conf,
+            port: 9993,
+            home: "/h".into(),
+            listening: vec![endpoint],
+            surface: vec![endpoint],
+            shards: 2,
+            counters: json!({}),
+        };
+        let object = status(Now::at_ms(5), &facts);
+        covers(&object, &model(STATUS), "status");
+        assert_eq!(object["config"]["settings"]["listeningOn"][0], "192.0.2.1/9993");
+        assert_eq!(object["config"]["settings"]["bind"][0], "192.0.2.1", "what the operator wrote is still there");
+        covers(&health(Now::at_ms(5), false), &json!({"online": false, "clock": 5, "versionBuild": 0}), "health");
+    }
+
+    #[test]
+    fn a_peer_has_every_field_and_unknown_numbers_are_minus_one() {
+        let path = node::PathStatus {
+            socket: LocalSocketId(3),
+            remote: "192.0.2.1:9993".parse().expect("endpoint"),
+            verified_ms: Some(10),
+            sent_ms: None,
+            latency_us: Some(2500),
+            alive: true,
+            preferred: true,
+        };
+        let mut p = PeerStatus {
+            address: "0123456789".parse().expect("address"),
+            version: (12, 1, 14, 1),
+            latency_us: Some(2500),
+            upstream: true,
+            planet: true,
+            best_upstream: true,
+            last_receive_ms: None,
+            paths: vec![path],
+        };
+        let object = peer(Now::at_ms(1000), &p, |_| 9993, |_| 0);
+        covers(&object, &model(PEER), "peer");
+        assert_eq!((&object["latency"], &object["role"]), (&json!(2), &json!("PLANET")));
+        let path = &object["paths"][0];
+        assert_eq!((&path["lastReceive"], &path["lastSend"]), (&json!(990), &json!(0)));
+        p.paths[0].alive = false;
+        p.version = (0, 0, 0, 0);
+        let object = peer(Now::at_ms(1000), &p, |_| 9993, |_| 0);
+        assert_eq!((&object["latency"], &object["version"]), (&json!(-1), &json!("-1.-1.-1")));
+        assert_eq!(object["paths"], json!([]), "no living path: relayed");
+    }
+
+    #[test]
+    fn a_network_without_configuration_has_every_field_too() {
+        let id = "6af3745e97000001".parse().expect("id");
+        let mut alone = Alone(World::parse(DEFAULT_PLANET).expect("planet").roots[0].identity.clone());
+        let mut networks = network::Networks::new();
+        networks.join(Now::at_ms(1), id, None, &mut alone, &mut Vec::new());
+        let error = PortError { errno: 1, reason: "no TAP".into() };
+        let port = PortFacts { error: Some(&error), ..PortFacts::default() };
+        let object = super::network(networks.get(id).expect("joined"), &port);
+        covers(&object, &model(NETWORK), "network");
+        assert_eq!(object["mtu"], 2800);
+        assert_eq!((&object["portError"], &object["statusDetail"]), (&json!(1), &json!("no TAP")));
+    }
+}
