@@ -251,11 +251,26 @@ impl Io {
         Ok(Room { io: self, slot, range: 0..room, batch: None, committed: false })
     }
 
+    /// Room for a datagram of exactly `len` bytes that is committed already: what is in it when the turn ends, leaves.
+    /// Zero bytes send nothing.
+    pub fn put(
+        &mut self,
+        socket: Token,
+        remote: SocketAddr,
+        ttl: Option<u8>,
+        len: usize,
+    ) -> Result<&mut [u8], Refused> {
+        let room = self.datagram(socket, remote, ttl, len)?;
+        let (slot, range) = (room.slot, room.range.clone());
+        room.commit(len);
+        // SAFETY: the slot is an open batch or queued. Its request is only made by an `enter`, which needs the `Io` that
+        // the result borrows.
+        Ok(unsafe { self.sends.slots.bytes(slot, range) })
+    }
+
     /// Sends a copy of one datagram with this turn.
     pub fn send(&mut self, socket: Token, remote: SocketAddr, ttl: Option<u8>, bytes: &[u8]) -> Result<(), Refused> {
-        let mut room = self.datagram(socket, remote, ttl, bytes.len())?;
-        room.copy_from_slice(bytes);
-        room.commit(bytes.len());
+        self.put(socket, remote, ttl, bytes.len())?.copy_from_slice(bytes);
         Ok(())
     }
 

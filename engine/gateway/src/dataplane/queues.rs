@@ -1,0 +1,238 @@
+//! The way from the shards to the control thread: one bounded queue for each kind of message, buffers whose bytes are
+//! bounded until they are dropped, and a bell that is rung once a turn for all of them.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use crossbeam::{
+    channel::{Receiver, Sender, bounded},
+    queue::ArrayQueue,
+};
+use tokio::sync::Notify;
+
+use super::{FromShard, QUEUE_BYTES_MAX, QUEUE_MAX};
+
+/// Buffers kept for use again, per kind; and the largest that is worth keeping.
+const SPARE_MAX: usize = 256;
+const SPARE_BYTES_MAX: usize = 16 << 10;
+
+/// Messages dropped between the threads because a queue was full, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounters {
+    /// Unopened datagrams to the control plane.
+    pub datagrams: u64,
+    /// Authenticated packets to the control plane.
+    pub opened: u64,
+    /// Frames from TAPs to the control plane.
+    pub tap_frames: u64,
+    /// Reports of shards.
+    pub reports: u64,
+    /// Datagrams of the control plane.
+    pub sends: u64,
+    /// Frames of the control plane to TAPs.
+    pub frames: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Drops {
+    pub(super) datagrams: AtomicU64,
+    pub(super) opened: AtomicU64,
+    pub(super) tap_frames: AtomicU64,
+    pub(super) reports: AtomicU64,
+    pub(super) sends: AtomicU64,
+    pub(super) frames: AtomicU64,
+}
+
+impl Drops {
+    pub(super) fn count(&self, dropped: bool, counter: impl FnOnce(&Drops) -> &AtomicU64) {
+        if dropped {
+            counter(self).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn counters(&self) -> QueueCounters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        QueueCounters {
+            datagrams: get(&self.datagrams),
+            opened: get(&self.opened),
+            tap_frames: get(&self.tap_frames),
+            reports: get(&self.reports),
+            sends: get(&self.sends),
+            frames: get(&self.frames),
+        }
+    }
+}
+
+/// Bytes on their way to the control thread. They count against their queue's bound until this is dropped.
+pub struct Buffer {
+    bytes: Vec<u8>,
+    charged: usize,
+    pool: Arc<Pool>,
+}
+
+impl Deref for Buffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.in_use.fetch_sub(self.charged, Ordering::Relaxed);
+        if self.bytes.capacity() <= SPARE_BYTES_MAX {
+            let _ = self.pool.spare.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+struct Pool {
+    spare: ArrayQueue<Vec<u8>>,
+    in_use: AtomicUsize,
+}
+
+impl Pool {
+    fn new() -> Arc<Pool> {
+        Arc::new(Pool { spare: ArrayQueue::new(SPARE_MAX), in_use: AtomicUsize::new(0) })
+    }
+
+    /// A copy of `bytes`, if there is room for it.
+    fn copy(self: &Arc<Pool>, bytes: &[u8]) -> Option<Buffer> {
+        let charged = bytes.len();
+        if self.in_use.fetch_add(charged, Ordering::Relaxed) + charged > QUEUE_BYTES_MAX {
+            self.in_use.fetch_sub(charged, Ordering::Relaxed);
+            return None;
+        }
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(bytes);
+        Some(Buffer { bytes: copy, charged, pool: Arc::clone(self) })
+    }
+}
+
+/// One kind of message.
+#[derive(Clone)]
+struct Lane {
+    queue: Sender<FromShard>,
+    pool: Arc<Pool>,
+}
+
+/// The shards' end. Cloned for each.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    datagrams: Lane,
+    opened: Lane,
+    frames: Lane,
+    reports: Sender<FromShard>,
+    drops: Arc<Drops>,
+    /// Wakes the control thread, through tokio's own event descriptor, if it sleeps.
+    bell: Arc<Notify>,
+    /// Something was put in since the bell was rung.
+    unannounced: bool,
+}
+
+impl Outbox {
+    pub(super) fn datagram(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
+        let sent = self.datagrams.put(bytes, message);
+        self.note(sent, |drops| &drops.datagrams);
+    }
+
+    pub(super) fn opened(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
+        let sent = self.opened.put(bytes, message);
+        self.note(sent, |drops| &drops.opened);
+    }
+
+    pub(super) fn frame(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
+        let sent = self.frames.put(bytes, message);
+        self.note(sent, |drops| &drops.tap_frames);
+    }
+
+    pub(super) fn report(&mut self, message: FromShard) {
+        let sent = self.reports.try_send(message).is_ok();
+        self.note(sent, |drops| &drops.reports);
+    }
+
+    fn note(&mut self, sent: bool, counter: impl FnOnce(&Drops) -> &AtomicU64) {
+        self.drops.count(!sent, counter);
+        self.unannounced = true;
+    }
+
+    /// Rings the bell if there is reason to. Once per turn.
+    pub(super) fn announce(&mut self) {
+        if std::mem::take(&mut self.unannounced) {
+            self.bell.notify_one();
+        }
+    }
+}
+
+impl Lane {
+    fn put(&self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) -> bool {
+        // asked first, so that a flood into a full queue costs no copy
+        if self.queue.is_full() {
+            return false;
+        }
+        self.pool.copy(bytes).is_some_and(|buffer| self.queue.try_send(message(buffer)).is_ok())
+    }
+}
+
+/// The control thread's end.
+pub(super) struct Inbox {
+    lanes: [Receiver<FromShard>; 4],
+    /// The lane that is looked into next.
+    turn: usize,
+    bell: Arc<Notify>,
+}
+
+impl Inbox {
+    pub(super) fn new(drops: Arc<Drops>) -> (Inbox, Outbox) {
+        let lane = || {
+            let (queue, receiver) = bounded(QUEUE_MAX);
+            (Lane { queue, pool: Pool::new() }, receiver)
+        };
+        let ((datagrams, a), (opened, b), (frames, c)) = (lane(), lane(), lane());
+        let (reports, d) = bounded(QUEUE_MAX);
+        let bell = Arc::new(Notify::new());
+        let inbox = Inbox { lanes: [a, b, c, d], turn: 0, bell: Arc::clone(&bell) };
+        (inbox, Outbox { datagrams, opened, frames, reports, drops, bell, unannounced: false })
+    }
+
+    pub(super) fn try_recv(&mut self) -> Option<FromShard> {
+        for _ in 0..self.lanes.len() {
+            let lane = self.turn;
+            self.turn = (lane + 1) % self.lanes.len();
+            if let Ok(message) = self.lanes[lane].try_recv() {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    pub(super) async fn recv(&mut self) -> FromShard {
+        loop {
+            if let Some(message) = self.try_recv() {
+                return message;
+            }
+            // rung since the last look or from now on: either ends the wait
+            self.bell.notified().await;
+        }
+    }
+}

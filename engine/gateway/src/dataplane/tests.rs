@@ -1,0 +1,295 @@
+//! Two data planes over real sockets and TAPs, each with a network namespace for its overlay side; and the bounds.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sched::{CloneFlags, unshare};
+use shard::{Route, SocketId, Update};
+use wire::keys::{Keys, SharedKey};
+use wire::packet::Suite;
+use wire::{Address, Mac, NetworkId};
+
+use super::{Config, DataPlane, FRAMES_MAX, FromShard, QUEUE_BYTES_MAX, QUEUE_MAX, SENDS_MAX};
+
+const NETWORK: NetworkId = NetworkId(0x6af3_745e_9700_0001);
+const LINK: SocketId = SocketId(1);
+const MTU: u16 = 2800;
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("iproute2 is needed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A TAP in a namespace of its own, and a socket in that namespace, whose neighbour `10.9.0.<peer>` is across the TAP.
+fn overlay(own: Address, host: u8, peer: Address, peer_host: u8, queues: usize) -> (Vec<OwnedFd>, UdpSocket) {
+    assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces and TAP devices: run it as root");
+    let make = move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this test needs CAP_SYS_ADMIN for a network namespace");
+        let options = uring::tap::Options { name: "overlay0".to_owned(), queues, super_frames: false };
+        let tap = uring::tap::open(&options).unwrap();
+        uring::tap::set_mac("overlay0", Mac::of_member(NETWORK, own).0).unwrap();
+        ip(&format!("link set overlay0 mtu {MTU} up"));
+        ip(&format!("address add 10.9.0.{host}/24 dev overlay0"));
+        let mac = Mac::of_member(NETWORK, peer);
+        ip(&format!("neighbor replace 10.9.0.{peer_host} lladdr {mac} dev overlay0"));
+        let socket = UdpSocket::bind(format!("10.9.0.{host}:700")).unwrap();
+        socket.connect(format!("10.9.0.{peer_host}:700")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (tap.queues, socket)
+    };
+    thread::spawn(make).join().unwrap()
+}
+
+fn links(shards: usize) -> (Vec<UdpSocket>, SocketAddr) {
+    let mut options = uring::udp::Options::new("127.0.0.1:0".parse().unwrap());
+    options.reuse_port = true;
+    let first = uring::udp::bind(&options).unwrap();
+    options.address = first.local_addr().unwrap();
+    let rest = (1..shards).map(|_| uring::udp::bind(&options).unwrap());
+    (std::iter::once(first).chain(rest).collect(), options.address)
+}
+
+/// A data plane that knows one peer, member of one network, at `remote`.
+fn plane(own: Address, peer: Address, shards: usize, sockets: Vec<UdpSocket>, remote: SocketAddr) -> DataPlane {
+    let plane = DataPlane::start(Config::new(own, shards)).unwrap();
+    plane.add_socket(LINK, sockets);
+    plane.update(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, own), mtu: MTU, fast: true });
+    plane.update(Update::Member { network: NETWORK, address: peer, allowed: true });
+    let keys = Arc::new(Keys::new(SharedKey::from_bytes([7; 48])));
+    let route = Some(Route { socket: LINK, remote, mtu: 1432 });
+    plane.update(Update::Peer { address: peer, keys, suite: Suite::AesGmacSiv, route });
+    plane
+}
+
+fn within_runtime<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}
+
+async fn next_that<T>(plane: &mut DataPlane, mut wanted: impl FnMut(FromShard) -> Option<T>) -> T {
+    let look = async {
+        loop {
+            if let Some(found) = wanted(plane.recv().await) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), look).await.expect("the message never came")
+}
+
+const A: Address = Address::from_u64(0x92_514c_dce8);
+const B: Address = Address::from_u64(0x8b_d712_bf36);
+
+#[test]
+fn sealed_frames_carry_an_overlay_between_two_data_planes() {
+    within_runtime(async {
+        for shards in [1, 2] {
+            let ((sockets_a, at_a), (sockets_b, at_b)) = (links(shards), links(shards));
+            let (queues_a, host_a) = overlay(A, 1, B, 2, shards);
+            let (queues_b, host_b) = overlay(B, 2, A, 1, shards);
+            let mut a = plane(A, B, shards, sockets_a, at_b);
+            let b = plane(B, A, shards, sockets_b, at_a);
+            a.add_tap(NETWORK, queues_a);
+            b.add_tap(NETWORK, queues_b);
+            // small, one datagram, two datagrams, the largest frame
+            let sizes = [1, 900, 1400, 1900, usize::from(MTU) - 28];
+            let mut buffer = [0; 4096];
+            for round in 0..20u8 {
+                for size in sizes {
+                    host_a.send(&vec![round; size]).unwrap();
+                    assert_eq!(host_b.recv(&mut buffer).unwrap(), size);
+                    host_b.send(&buffer[..size]).unwrap();
+                    assert_eq!(host_a.recv(&mut buffer).unwrap(), size);
+                    assert!(buffer[..size].iter().all(|byte| *byte == round));
+                }
+            }
+            let activity = next_that(&mut a, |message| match message {
+                FromShard::Activity(report) => Some(report),
+                _ => None, // what the new interface says by itself
+            });
+            let activity = activity.await;
+            assert!(activity.iter().all(|line| line.peer == B && line.remote == at_b && line.socket == LINK));
+            thread::sleep(Duration::from_millis(1500));
+            let counters = a.counters();
+            let sum = |field: fn(&shard::Counters) -> u64| counters.shards.iter().map(|s| field(&s.shard)).sum::<u64>();
+            assert_eq!((sum(|c| c.frames_out), sum(|c| c.frames_in)), (100, 100));
+            assert_eq!(sum(|c| c.datagrams_out), 140);
+            let turns: u64 = counters.shards.iter().map(|shard| shard.ring.turns).sum();
+            thread::sleep(Duration::from_millis(1000));
+            let later: u64 = a.counters().shards.iter().map(|shard| shard.ring.turns).sum();
+            assert_eq!(turns, later, "an idle shard sleeps");
+            a.stop();
+            b.stop();
+        }
+    });
+}
+
+#[test]
+fn what_is_not_for_a_shard_reaches_the_control_thread_and_its_answer_leaves() {
+    within_runtime(async {
+        let (sockets, at) = links(1);
+        let (queues, host) = overlay(A, 1, B, 2, 1);
+        let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+        stranger.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut plane = plane(A, B, 1, sockets, "127.0.0.1:9".parse().unwrap());
+        plane.add_tap(NETWORK, queues);
+        // a whole packet for us from a node nobody knows
+        let mut hello = vec![0u8; 64];
+        hello[8..13].copy_from_slice(&A.to_bytes());
+        hello[13..18].copy_from_slice(&[1, 2, 3, 4, 5]);
+        stranger.send_to(&hello, at).unwrap();
+        let (socket, remote, bytes) = next_that(&mut plane, |message| match message {
+            FromShard::Datagram { socket, remote, bytes } => Some((socket, remote, bytes.to_vec())),
+            _ => None,
+        })
+        .await;
+        assert_eq!((socket, remote, bytes), (LINK, stranger.local_addr().unwrap(), hello));
+        plane.send(socket, remote, Some(9), b"an answer".to_vec());
+        let mut buffer = [0; 64];
+        assert_eq!(stranger.recv(&mut buffer).unwrap(), 9);
+        // a broadcast is the control plane's
+        host.set_broadcast(true).unwrap();
+        host.send_to(b"everybody", "10.9.0.255:700").unwrap();
+        let frame = next_that(&mut plane, |message| match message {
+            FromShard::Frame { network: NETWORK, frame } if frame[..6] == [0xff; 6] => Some(frame.to_vec()),
+            _ => None,
+        })
+        .await;
+        // and comes back from it: from B, to all
+        let mut back = frame;
+        back[6..12].copy_from_slice(&Mac::of_member(NETWORK, B).0);
+        let (from, to) = ([10, 9, 0, 2], [10, 9, 0, 1]);
+        back[..6].copy_from_slice(&Mac::of_member(NETWORK, A).0);
+        back[26..30].copy_from_slice(&from);
+        back[30..34].copy_from_slice(&to);
+        fix_checksums(&mut back);
+        plane.deliver(NETWORK, back);
+        assert_eq!(host.recv(&mut buffer).unwrap(), 9);
+        plane.stop();
+    });
+}
+
+/// Recomputes the IPv4 header checksum and drops that of UDP.
+fn fix_checksums(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    frame[40..42].fill(0);
+    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = !((folded & 0xffff) + (folded >> 16)) as u16;
+    frame[24..26].copy_from_slice(&folded.to_be_bytes());
+}
+
+#[test]
+fn a_flood_of_strangers_is_bounded_counted_and_starves_nobody() {
+    within_runtime(async {
+        let (sockets, at) = links(1);
+        let (queues, host) = overlay(A, 1, B, 2, 1);
+        let mut plane = plane(A, B, 1, sockets, "127.0.0.1:9".parse().unwrap());
+        plane.add_tap(NETWORK, queues);
+        let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut packet = vec![0u8; 1400];
+        packet[8..13].copy_from_slice(&A.to_bytes());
+        packet[13..18].copy_from_slice(&[1, 2, 3, 4, 5]);
+        let started = Instant::now();
+        while plane.counters().queues.datagrams == 0 {
+            assert!(started.elapsed() < Duration::from_secs(5), "the queue never filled");
+            for _ in 0..64 {
+                stranger.send_to(&packet, at).unwrap();
+            }
+        }
+        // the queue is full of strangers; a frame of our own still gets through, soon
+        host.set_broadcast(true).unwrap();
+        host.send_to(b"everybody", "10.9.0.255:700").unwrap();
+        thread::sleep(Duration::from_millis(100));
+        let mut datagrams = Vec::new();
+        let mut before_frame = None;
+        while let Some(message) = plane.try_recv() {
+            match message {
+                FromShard::Datagram { bytes, .. } => datagrams.push(bytes),
+                FromShard::Frame { frame, .. } if frame[..6] == [0xff; 6] => before_frame = Some(datagrams.len()),
+                _ => {}
+            }
+        }
+        assert!(before_frame.is_some_and(|before| before < 64), "{before_frame:?} datagrams before the frame");
+        let bytes: usize = datagrams.iter().map(|datagram| datagram.len()).sum();
+        assert!(bytes <= QUEUE_BYTES_MAX && datagrams.len() <= QUEUE_MAX);
+        assert!(bytes > QUEUE_BYTES_MAX / 2, "only {bytes} bytes were held");
+        // as long as they are held there is room for no more; then there is
+        let dropped = plane.counters().queues.datagrams;
+        stranger.send_to(&packet, at).unwrap();
+        stranger.send_to(&packet, at).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        assert!(plane.counters().queues.datagrams > dropped);
+        drop(datagrams);
+        stranger.send_to(&packet, at).unwrap();
+        next_that(&mut plane, |message| matches!(message, FromShard::Datagram { .. }).then_some(())).await;
+        plane.stop();
+    });
+}
+
+#[test]
+fn the_control_planes_own_queues_drop_the_newest_and_count() {
+    within_runtime(async {
+        let mut config = Config::new(A, 1);
+        config.pin = false;
+        let plane = DataPlane::start(config).unwrap();
+        let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let started = Instant::now();
+        // no socket: the shard empties its queues as fast as it can
+        while plane.counters().queues.sends == 0 {
+            assert!(started.elapsed() < Duration::from_secs(10), "the queue never filled");
+            for _ in 0..2 * SENDS_MAX {
+                plane.send(LINK, to, None, Vec::new());
+            }
+        }
+        while plane.counters().queues.frames == 0 {
+            assert!(started.elapsed() < Duration::from_secs(20), "the queue never filled");
+            for _ in 0..2 * FRAMES_MAX {
+                plane.deliver(NETWORK, Vec::new());
+            }
+        }
+        // decisions are waited for: many more than fit, and none is lost
+        for n in 0..10_000u64 {
+            plane.update(Update::PeerGone(Address::from_u64(n)));
+        }
+        plane.stop();
+    });
+}
+
+#[test]
+fn sockets_and_taps_come_and_go() {
+    within_runtime(async {
+        let (sockets, at) = links(2);
+        let (queues, _host) = overlay(A, 1, B, 2, 2);
+        let mut plane = plane(A, B, 2, sockets, "127.0.0.1:9".parse().unwrap());
+        plane.add_tap(NETWORK, queues);
+        plane.remove_socket(LINK);
+        plane.remove_tap(NETWORK);
+        let (mut sockets_gone, mut taps_gone) = (0, 0);
+        while (sockets_gone, taps_gone) != (2, 2) {
+            match tokio::time::timeout(Duration::from_secs(5), plane.recv()).await.expect("both go") {
+                FromShard::SocketGone { socket: LINK, error: None, .. } => sockets_gone += 1,
+                FromShard::TapGone { network: NETWORK, error: None, .. } => taps_gone += 1,
+                FromShard::Frame { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        // the port is free again, and the name is not in the way
+        uring::retry_while_busy(Duration::from_secs(2), || UdpSocket::bind(at)).unwrap();
+        let (sockets, _) = links(2);
+        plane.add_socket(LINK, sockets);
+        let (more, _) = links(1);
+        plane.add_socket(LINK, more);
+        next_that(&mut plane, |message| match message {
+            FromShard::SocketGone { shard: 0, socket: LINK, error: Some(error) } => Some(error),
+            _ => None,
+        })
+        .await;
+        plane.stop();
+    });
+}

@@ -1,0 +1,293 @@
+//! One packet thread: turns its ring, hands what arrives to its shard, obeys the control thread between turns. Knows how
+//! to carry and when to report, not what is carried.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crossbeam::channel::{Receiver, Sender};
+use shard::{Activity, Egress, Shard, SocketId, ToControl, Update};
+use tracing::{debug, error};
+use uring::{Event, Handler, Io, Ring, Token, Waker};
+use wire::fragment::ReassemblyCounters;
+use wire::{Address, NetworkId, Now};
+
+use super::{FromShard, TICK, lock, queues::Outbox};
+
+/// Datagrams of the control plane sent in one turn; the rest follows in the next.
+const SENDS_PER_TURN: usize = 256;
+/// Frames of the control plane delivered in one turn.
+const FRAMES_PER_TURN: usize = 128;
+/// After the last traffic a shard looks once more for packets that stayed incomplete. // spec: paths, "Hardening bounds"
+const LAST_LOOK: Duration = Duration::from_millis(600);
+
+/// What one shard did and dropped since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShardCounters {
+    /// Packets and frames.
+    pub shard: shard::Counters,
+    /// Fragments.
+    pub reassembly: ReassemblyCounters,
+    /// Datagrams, TAP reads and writes, and the ring itself.
+    pub ring: uring::Counters,
+}
+
+/// A decision of the control plane.
+pub(super) enum Command {
+    Update(Update),
+    AddSocket(SocketId, UdpSocket),
+    RemoveSocket(SocketId),
+    AddTap(NetworkId, OwnedFd),
+    RemoveTap(NetworkId),
+    Stop,
+}
+
+/// A datagram of the control plane.
+pub(super) struct Outgoing {
+    pub(super) socket: SocketId,
+    pub(super) remote: SocketAddr,
+    pub(super) ttl: Option<u8>,
+    pub(super) datagram: Vec<u8>,
+}
+
+/// What comes from the control thread.
+pub(super) struct Mail {
+    pub(super) commands: Receiver<Command>,
+    pub(super) sends: Receiver<Outgoing>,
+    pub(super) frames: Receiver<(NetworkId, Vec<u8>)>,
+}
+
+pub(super) struct Setup {
+    pub(super) shard: usize,
+    pub(super) own: Address,
+    pub(super) ring: uring::Config,
+    pub(super) mail: Mail,
+    pub(super) outbox: Outbox,
+    pub(super) counters: Arc<Mutex<ShardCounters>>,
+}
+
+/// The thread. Says through `started` whether it has a ring, and how to wake it.
+pub(super) fn run(setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
+    let mut ring = match Ring::new(setup.ring.clone()) {
+        Ok(ring) => ring,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let waker = ring.waker();
+    let _ = started.send(Ok(waker.clone()));
+    let mut worker = Worker::new(setup, waker);
+    let mut timeout = None;
+    while !worker.stop {
+        if let Err(error) = ring.turn(timeout, &mut worker) {
+            error!(shard = worker.number, %error, "the ring broke");
+            worker.outbox.report(FromShard::ShardGone { shard: worker.number, error });
+            break;
+        }
+        timeout = worker.end_turn(&mut ring);
+    }
+    // what was committed in the last turn leaves now
+    let _ = ring.turn(Some(Duration::ZERO), &mut worker);
+    worker.publish(&mut ring);
+    worker.outbox.announce();
+}
+
+struct Worker {
+    number: usize,
+    shard: Shard,
+    clock: Clock,
+    now: Now,
+    mail: Mail,
+    outbox: Outbox,
+    counters: Arc<Mutex<ShardCounters>>,
+    waker: Waker,
+    report: Vec<Activity>,
+    /// Packets or frames came since the last tick.
+    traffic: bool,
+    next_tick: Option<Instant>,
+    /// The next tick is the last before sleep, unless there is traffic.
+    last_look: bool,
+    stop: bool,
+}
+
+/// The two clocks, read once per turn.
+struct Clock {
+    start: Instant,
+    unix_ms: u64,
+}
+
+impl Clock {
+    fn now(&self, at: Instant) -> Now {
+        let since = at.saturating_duration_since(self.start);
+        Now { mono_us: since.as_micros() as u64, unix_ms: self.unix_ms + since.as_millis() as u64 }
+    }
+}
+
+impl Worker {
+    fn new(setup: Setup, waker: Waker) -> Worker {
+        let start = Instant::now();
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let clock = Clock { start, unix_ms };
+        Worker {
+            number: setup.shard,
+            shard: Shard::new(setup.own, shard::Config { seed: rand::random() }),
+            now: clock.now(start),
+            clock,
+            mail: setup.mail,
+            outbox: setup.outbox,
+            counters: setup.counters,
+            waker,
+            report: Vec::new(),
+            traffic: false,
+            next_tick: None,
+            last_look: false,
+            stop: false,
+        }
+    }
+
+    /// Announces what was handed over, ticks if it is time, and says how long the next turn may sleep.
+    fn end_turn(&mut self, ring: &mut Ring) -> Option<Duration> {
+        let now = ring.io().now();
+        if self.traffic && (self.next_tick.is_none() || self.last_look) {
+            self.last_look = false;
+            self.next_tick = Some(now + TICK);
+        } else if self.next_tick.is_some_and(|at| now >= at) {
+            self.tick(ring);
+            self.last_look = std::mem::take(&mut self.traffic);
+            self.next_tick = self.last_look.then(|| now + LAST_LOOK);
+        }
+        self.outbox.announce();
+        self.next_tick.map(|at| at.saturating_duration_since(now))
+    }
+
+    fn tick(&mut self, ring: &mut Ring) {
+        self.shard.tick(self.now, &mut self.report);
+        if !self.report.is_empty() {
+            self.outbox.report(FromShard::Activity(std::mem::take(&mut self.report)));
+        }
+        self.publish(ring);
+    }
+
+    fn publish(&mut self, ring: &mut Ring) {
+        *lock(&self.counters) = ShardCounters {
+            shard: self.shard.counters(),
+            reassembly: self.shard.reassembly(),
+            ring: *ring.io().counters(),
+        };
+    }
+}
+
+impl Handler for Worker {
+    fn begin(&mut self, now: Instant) {
+        self.now = self.clock.now(now);
+    }
+
+    fn datagrams(&mut self, io: &mut Io, socket: Token, remote: SocketAddr, bytes: &mut [u8], segment: usize) {
+        self.traffic = true;
+        let out = &mut Out { io, outbox: &mut self.outbox };
+        for datagram in bytes.chunks_mut(segment) {
+            self.shard.inbound(self.now, SocketId(socket), remote, datagram, out);
+        }
+    }
+
+    fn frame(&mut self, io: &mut Io, tap: Token, frame: &mut [u8]) {
+        self.traffic = true;
+        self.shard.outbound(NetworkId(tap), frame, &mut Out { io, outbox: &mut self.outbox });
+    }
+
+    fn woken(&mut self, io: &mut Io) {
+        // decisions first, so that what is sent finds its socket
+        for _ in 0..self.mail.commands.len() {
+            let Ok(command) = self.mail.commands.try_recv() else { break };
+            self.obey(command, io);
+        }
+        for Outgoing { socket, remote, ttl, datagram } in self.mail.sends.try_iter().take(SENDS_PER_TURN) {
+            let _ = io.send(socket.0, remote, ttl, &datagram); // counted by the ring
+        }
+        for (network, frame) in self.mail.frames.try_iter().take(FRAMES_PER_TURN) {
+            let _ = io.write(network.0, &frame); // counted by the ring
+        }
+        if !(self.mail.commands.is_empty() && self.mail.sends.is_empty() && self.mail.frames.is_empty()) {
+            self.waker.wake();
+        }
+    }
+
+    fn event(&mut self, _: &mut Io, event: Event) {
+        let shard = self.number;
+        self.outbox.report(match event {
+            Event::SocketGone { socket, error } => FromShard::SocketGone { shard, socket: SocketId(socket), error },
+            Event::TapGone { tap, error } => FromShard::TapGone { shard, network: NetworkId(tap), error },
+            Event::SendFailed { socket, remote, bytes, error } => {
+                FromShard::SendFailed { socket: SocketId(socket), remote, bytes, error }
+            }
+        });
+    }
+}
+
+impl Worker {
+    fn obey(&mut self, command: Command, io: &mut Io) {
+        let shard = self.number;
+        match command {
+            Command::Update(update) => self.shard.apply(update),
+            Command::AddSocket(id, socket) => {
+                debug!(shard, socket = id.0, "socket added");
+                if let Err(error) = io.add_udp(id.0, socket) {
+                    let error = Some(io::Error::other(error));
+                    self.outbox.report(FromShard::SocketGone { shard, socket: id, error });
+                }
+            }
+            Command::RemoveSocket(id) => {
+                io.remove_udp(id.0);
+            }
+            Command::AddTap(network, queue) => {
+                debug!(shard, %network, "TAP queue added");
+                if let Err(error) = io.add_tap(network.0, queue) {
+                    let error = Some(io::Error::other(error));
+                    self.outbox.report(FromShard::TapGone { shard, network, error });
+                }
+            }
+            Command::RemoveTap(network) => {
+                io.remove_tap(network.0);
+            }
+            Command::Stop => self.stop = true,
+        }
+    }
+}
+
+/// The shard's outside: this thread's ring, and the queues to the control thread.
+struct Out<'a> {
+    io: &'a mut Io,
+    outbox: &'a mut Outbox,
+}
+
+impl Egress for Out<'_> {
+    fn tap(&mut self, network: NetworkId, frame: &[u8]) {
+        let _ = self.io.write(network.0, frame); // counted by the ring
+    }
+
+    fn udp(&mut self, socket: SocketId, remote: SocketAddr, len: usize) -> Option<&mut [u8]> {
+        self.io.put(socket.0, remote, None, len).ok()
+    }
+
+    fn control(&mut self, what: ToControl<'_>) {
+        match what {
+            ToControl::Datagram { socket, remote, bytes } => {
+                self.outbox.datagram(bytes, |bytes| FromShard::Datagram { socket, remote, bytes });
+            }
+            ToControl::Reassembled { socket, remote, packet } => {
+                self.outbox.datagram(packet, |packet| FromShard::Reassembled { socket, remote, packet });
+            }
+            ToControl::Opened { socket, remote, packet } => {
+                self.outbox.opened(packet, |packet| FromShard::Opened { socket, remote, packet });
+            }
+            ToControl::Frame { network, frame } => {
+                self.outbox.frame(frame, |frame| FromShard::Frame { network, frame });
+            }
+        }
+    }
+}
