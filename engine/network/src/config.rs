@@ -136,6 +136,16 @@ pub struct Oidc {
     pub provider: String,
 }
 
+impl Authentication {
+    /// Flow version whose parameters are an [`Oidc`].
+    pub const OIDC: u64 = 1;
+}
+
+impl Oidc {
+    /// Provider if none is named.
+    const PROVIDER: &str = "default";
+}
+
 /// Why a dictionary is no configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -165,7 +175,6 @@ impl Config {
         let d = Dictionary::parse(dictionary)?;
         let number = |key| d.u64(key).unwrap_or(0);
         let address = |key| d.u64(key).map(Address::from_u64).filter(|&a| a != Address::ZERO);
-        let text = |key| d.text(key).unwrap_or_default();
         let binary = |key| d.get(key).unwrap_or_default();
 
         let version = number("v");
@@ -197,7 +206,7 @@ impl Config {
             flags: number("f"),
             multicast_limit: number("ml"),
             public: number("t") == 1,
-            name: String::from_utf8_lossy(first(&binary("n"), NAME_MAX)).into_owned(),
+            name: text_of(&binary("n"), NAME_MAX),
             mtu: mtu as u16,
             com,
             capabilities,
@@ -208,20 +217,7 @@ impl Config {
             addresses: read_all(&binary("I"), ADDRESSES_MAX, read_prefix)?.into_iter().flatten().collect(),
             rules: RuleTable::parse(&binary("R"), RULES_MAX)?,
             dns: Dns::parse(&binary("DNS"))?,
-            authentication: Authentication {
-                version: number("ssov"),
-                enabled: d.bool("ssoe").unwrap_or(false),
-                url: text("aurl"),
-                expires: d.i64("aexpt").unwrap_or(0),
-                oidc: (number("ssov") == 1 && d.bool("ssoe").unwrap_or(false)).then(|| Oidc {
-                    issuer: text("iurl"),
-                    central: text("ssoce"),
-                    nonce: text("sson"),
-                    state: text("ssos"),
-                    client_id: text("ssocid"),
-                    provider: d.text("ssop").filter(|p| !p.is_empty()).unwrap_or_else(|| "default".to_owned()),
-                }),
-            },
+            authentication: Authentication::parse(&d),
         })
     }
 
@@ -336,6 +332,15 @@ fn first(bytes: &[u8], most: usize) -> &[u8] {
     &bytes[..bytes.len().min(most)]
 }
 
+/// Text of at most so many bytes; what is not UTF-8 becomes replacement characters.
+fn text_of(bytes: &[u8], most: usize) -> String {
+    let mut text = String::from_utf8_lossy(first(bytes, most)).into_owned();
+    while text.len() > most {
+        text.pop();
+    }
+    text
+}
+
 /// Objects to the end of `bytes`; those beyond the first `most` are not looked at.
 fn read_all<T>(
     bytes: &[u8],
@@ -403,7 +408,7 @@ impl Dns {
         let end = domain.iter().position(|&b| b == 0).unwrap_or(DNS_DOMAIN_LEN - 1);
         let servers = (0..DNS_SERVERS).map(|_| endpoint::read(r)).collect::<Result<Vec<_>, _>>()?;
         Ok(Dns {
-            domain: String::from_utf8_lossy(first(domain, end)).into_owned(),
+            domain: text_of(first(domain, end), DNS_DOMAIN_LEN - 1),
             servers: servers.into_iter().flatten().map(|e| e.ip()).collect(),
         })
     }
@@ -419,6 +424,46 @@ impl Dns {
 }
 
 impl Authentication {
+    fn parse(d: &Dictionary<'_>) -> Authentication {
+        let text = |key| d.text(key).unwrap_or_default();
+        let version = d.u64("ssov").unwrap_or(0);
+        let mut authentication = Authentication { version, ..Authentication::default() };
+        if !d.bool("ssoe").unwrap_or(false) {
+            return authentication;
+        }
+        authentication.enabled = true;
+        if version != Authentication::OIDC {
+            authentication.url = text("aurl");
+            authentication.expires = d.i64("aexpt").unwrap_or(0).max(0);
+            return authentication;
+        }
+        authentication.oidc = Some(Oidc {
+            issuer: text("iurl"),
+            central: text("ssoce"),
+            nonce: text("sson"),
+            state: text("ssos"),
+            client_id: text("ssocid"),
+            provider: d.text("ssop").filter(|p| !p.is_empty()).unwrap_or_else(|| Oidc::PROVIDER.to_owned()),
+        });
+        authentication
+    }
+
+    /// As a controller's ERROR tells it. // spec: networks, "Errors from the controller"
+    pub(crate) fn parse_error(dictionary: &[u8]) -> Option<Authentication> {
+        let d = Dictionary::parse(dictionary).ok().filter(|d| !d.is_empty())?;
+        let text = |key| d.text(key).unwrap_or_default();
+        let version = d.u64("aV").unwrap_or(0);
+        let oidc = (version == Authentication::OIDC).then(|| Oidc {
+            issuer: text("iU"),
+            central: text("aCU"),
+            nonce: text("aN"),
+            state: text("aS"),
+            client_id: text("aCID"),
+            provider: d.text("aSSOp").filter(|p| !p.is_empty()).unwrap_or_else(|| Oidc::PROVIDER.to_owned()),
+        });
+        Some(Authentication { version, enabled: true, url: text("aU"), expires: 0, oidc })
+    }
+
     fn write(&self, d: &mut DictionaryWriter) {
         d.u64("ssov", self.version).bool("ssoe", self.enabled);
         if !self.enabled {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use wire::chunk::ConfigChunk;
-use wire::dictionary::Dictionary;
 use wire::message::{
     ConfigRequest, Credentials, ErrorCode, ErrorMessage, InRe, OkGather, OkMulticastFrame, OkNetworkConfig,
 };
@@ -12,7 +11,7 @@ use wire::{Address, Identity, MulticastGroup, NetworkId, Now, Verb};
 
 use crate::action::{Action, Handled, Sender, Surroundings};
 use crate::assembly::Stored;
-use crate::config::{Authentication, Config, Oidc};
+use crate::config::{Authentication, Config};
 use crate::constants::{HOUSEKEEPING_MS, TICK_MS};
 use crate::counters::Counters;
 use crate::held::{Held, HeldMessage, WaitsFor};
@@ -632,7 +631,7 @@ impl Tables {
             }
             ErrorCode::NetworkAccessDenied(_) if from_controller => network.fail(turn, Failure::AccessDenied, None),
             ErrorCode::NetworkAuthenticationRequired(_, how) if from_controller => {
-                network.fail(turn, Failure::AuthenticationRequired, authentication(how));
+                network.fail(turn, Failure::AuthenticationRequired, Authentication::parse_error(how));
             }
             ErrorCode::NeedMembershipCertificate(_) => network.push_on_request(turn, from.address()),
             ErrorCode::UnwantedMulticast(_, group) if network.admits(turn, from) => {
@@ -650,20 +649,4 @@ pub(crate) fn reply(turn: &mut Turn<'_>, to: Address, in_re: InRe, body: impl Fn
     payload.extend_from_slice(&in_re.packet_id.to_be_bytes());
     body(&mut payload);
     turn.out.push(Action::Reply { to, verb: Verb::Ok, payload });
-}
-
-/// How the user is to prove who he is. // spec: networks, "Errors from the controller", code 0x09
-fn authentication(dictionary: &[u8]) -> Option<Authentication> {
-    let d = Dictionary::parse(dictionary).ok().filter(|d| !d.is_empty())?;
-    let text = |key| d.text(key).unwrap_or_default();
-    let version = d.u64("aV").unwrap_or(0);
-    let oidc = (version == 1).then(|| Oidc {
-        issuer: text("iU"),
-        central: text("aCU"),
-        nonce: text("aN"),
-        state: text("aS"),
-        client_id: text("aCID"),
-        provider: d.text("aSSOp").filter(|p| !p.is_empty()).unwrap_or_else(|| "default".to_owned()),
-    });
-    Some(Authentication { version, enabled: true, url: text("aU"), expires: 0, oidc })
 }
