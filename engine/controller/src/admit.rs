@@ -2,12 +2,10 @@
 //! request is looked at, so two members can never be given the same address.
 // spec: controller, "Handling a request"
 
-use serde_json::Value;
-use wire::message::InRe;
-use wire::message::{ErrorCode, ErrorMessage, OkMessage};
-use wire::{Address, Dictionary, DictionaryWriter, Identity, NetworkId, Now, Verb};
-
 use rand::Rng;
+use serde_json::Value;
+use wire::message::{ErrorCode, ErrorMessage, InRe, OkMessage};
+use wire::{Address, Dictionary, DictionaryWriter, Identity, NetworkId, Now, Verb};
 
 use crate::assign::assign;
 use crate::build::{Parts, chunks};
@@ -105,8 +103,7 @@ impl<S: Storage> Controller<S> {
             record::authorise(&mut record, "token", Some(&token), now.unix_ms);
         }
         let settings = MemberSettings::of(&record);
-        let must_authenticate =
-            settings.authorised && sso && !settings.sso_exempt && settings.authentication_expiry_ms <= now.unix_ms;
+        let must_authenticate = sso && !settings.sso_exempt && settings.authentication_expiry_ms <= now.unix_ms;
 
         if is_new && !settings.authorised && are_strangers_full {
             self.counters.refused_members_full += 1;

@@ -37,8 +37,14 @@ pub const MEMBERS_MAX: usize = 65_536;
 pub const STRANGERS_MAX: usize = 4_096;
 /// Members whose last request is remembered by the request gate at most; a request more is dropped.
 pub const GATE_MAX: usize = 65_536;
-/// Requests that wait for an answer at most, one for each member and network; a newer one is dropped.
+/// Networks that do not exist for which one peer is answered within [`REQUEST_GATE_MS`] at most.
+pub const UNKNOWN_NETWORKS_PER_GATE: u64 = 8;
+/// Requests of authorised members that wait for an answer at most, one for each member and network; a newer one is
+/// dropped.
 pub const PENDING_MAX: usize = 4_096;
+/// Requests of all others that wait at most; a newer one is dropped. They wait apart, so that strangers cannot delay
+/// members.
+pub const PENDING_STRANGERS_MAX: usize = 1_024;
 /// Unsolicited configurations that wait at most; a newer one is dropped: the member asks within 60 s anyway.
 pub const PUSHES_MAX: usize = 65_536;
 /// Revocations of one network that are told to members that come online at most; the oldest is forgotten.

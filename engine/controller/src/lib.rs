@@ -249,7 +249,9 @@ pub struct Controller<S> {
     faulty: BTreeSet<Key>,
     gate: Gate<MemberKey>,
     pending: HashMap<MemberKey, Request, RandomState>,
+    /// Requests of authorised members, and those of all others.
     answers: Line<MemberKey>,
+    strangers: Line<MemberKey>,
     /// Configurations to push, once changes have come to rest: to one member or to all that are online.
     changes: Schedule<Key>,
     pushes: Line<MemberKey>,
@@ -284,6 +286,7 @@ impl<S: Storage> Controller<S> {
             gate: Gate::new(REQUEST_GATE_MS, GATE_MAX),
             pending: HashMap::default(),
             answers: Line::new(PENDING_MAX),
+            strangers: Line::new(PENDING_STRANGERS_MAX),
             changes: Schedule::new(),
             pushes: Line::new(PUSHES_MAX),
             news: Schedule::new(),
@@ -329,12 +332,17 @@ impl<S: Storage> Controller<S> {
             return;
         }
         let key = (request.network, request.member.address());
-        match self.gate.pass(now.ms(), key) {
+        let network = self.networks.get(&key.0);
+        // Numbers of networks that do not exist cost an asker nothing, so they share a few places at the gate.
+        let gated = (network.map_or(NetworkId(key.0.0 % UNKNOWN_NETWORKS_PER_GATE), |_| key.0), key.1);
+        match self.gate.pass(now.ms(), gated) {
             Ok(()) => {}
             Err(queue::Closed::TooSoon) => return self.counters.requests_too_soon += 1,
             Err(queue::Closed::Full) => return self.counters.requests_dropped_gate_full += 1,
         }
-        if !self.answers.push(key) {
+        let is_member = network.and_then(|n| n.members.get(&key.1)).is_some_and(|m| m.settings.authorised);
+        let line = if is_member { &mut self.answers } else { &mut self.strangers };
+        if !line.push(key) {
             self.counters.requests_dropped_queue_full += 1;
             return;
         }
@@ -360,7 +368,7 @@ impl<S: Storage> Controller<S> {
 
     /// When [`Controller::handle_timeout`] is due, in the milliseconds of [`Now::ms`].
     pub fn poll_timeout(&self) -> Option<u64> {
-        let has_work = !self.answers.is_empty() || !self.pushes.is_empty();
+        let has_work = !self.answers.is_empty() || !self.strangers.is_empty() || !self.pushes.is_empty();
         let ready_ms = self.budget.ready_ms();
         let due = [
             Some(self.sweep_ms),
@@ -402,7 +410,8 @@ impl<S: Storage> Controller<S> {
         self.audiences.get(&network)?.get(member)
     }
 
-    /// Does what waits, as far as the budget goes: revocations first, then answers, then unsolicited configurations.
+    /// Does what waits, as far as the budget goes: revocations first, then members, unsolicited configurations, and
+    /// strangers last.
     fn work(&mut self, now: Now) {
         self.budget.fill(now.ms());
         while let Some(changed) = self.changes.pop(now.ms()) {
@@ -412,16 +421,22 @@ impl<S: Storage> Controller<S> {
             if let Some(key) = self.news.pop(now.ms()) {
                 self.tell(now, key);
             } else if let Some(key) = self.answers.pop() {
-                self.budget.spend();
-                if let Some(request) = self.pending.remove(&key) {
-                    self.answer(now, request);
-                }
+                self.answer_pending(now, key);
             } else if let Some(key) = self.pushes.pop() {
                 self.budget.spend();
                 self.push(now, key);
+            } else if let Some(key) = self.strangers.pop() {
+                self.answer_pending(now, key);
             } else {
                 return;
             }
+        }
+    }
+
+    fn answer_pending(&mut self, now: Now, key: MemberKey) {
+        if let Some(request) = self.pending.remove(&key) {
+            self.budget.spend();
+            self.answer(now, request);
         }
     }
 

@@ -66,8 +66,12 @@ fn strangers_max() {
     assert!(controller.member(NETWORK, addr(next + 1)).is_some());
 }
 
+fn replies(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|o| matches!(o, Output::Reply { .. })).count()
+}
+
 #[test]
-fn gate_max_and_pending_max() {
+fn gate_max_and_pending_strangers_max() {
     let mut controller = with_members(json!({}), &[]);
     for n in 1..=GATE_MAX as u64 + 5 {
         controller.handle_request(at(0), request(NETWORK, &identity(n)));
@@ -76,14 +80,42 @@ fn gate_max_and_pending_max() {
     let counters = controller.counters();
     assert_eq!(counters.requests_dropped_gate_full, 5);
     // The burst was answered at once, the next wait, the others were dropped.
-    let answered = counters.refused_denied;
-    assert_eq!(answered, PACKETS_BURST);
-    assert_eq!(counters.requests_dropped_queue_full, GATE_MAX as u64 - answered - PENDING_MAX as u64);
-    let rest = run(&mut controller, 0, 20_000);
-    let replies = rest.iter().filter(|o| matches!(o, Output::Reply { .. })).count();
-    assert_eq!(replies, PENDING_MAX);
+    assert_eq!(counters.refused_denied, PACKETS_BURST);
+    let waiting = PENDING_STRANGERS_MAX as u64;
+    assert_eq!(counters.requests_dropped_queue_full, GATE_MAX as u64 - PACKETS_BURST - waiting);
+    assert_eq!(replies(&run(&mut controller, 0, 20_000)), PENDING_STRANGERS_MAX);
     // Afterwards everything is as before.
     assert!(ask(&mut controller, at(30_000), &identity(GATE_MAX as u64 + 5)).is_error(7));
+}
+
+#[test]
+fn pending_max() {
+    let count = PACKETS_BURST + PENDING_MAX as u64 + 5;
+    let members = (1..=count).map(|n| (NETWORK, Some(addr(n)), json!({ "authorized": true })));
+    let mut controller = new_controller(memory([(NETWORK, None, json!({}))].into_iter().chain(members)));
+    for n in 1..=count {
+        controller.handle_request(at(0), request(NETWORK, &identity(n)));
+    }
+    assert_eq!(controller.counters().requests_dropped_queue_full, 5);
+    assert_eq!(replies(&run(&mut controller, 0, 20_000)), count as usize - 5);
+}
+
+#[test]
+fn a_flood_of_strangers_does_not_delay_members() {
+    let mut controller = with_members(json!({}), &[7]);
+    for n in 1_000..20_000 {
+        controller.handle_request(at(0), request(NETWORK, &identity(n)));
+    }
+    drain(&mut controller);
+    controller.handle_request(at(1), request(NETWORK, &identity(7)));
+    let outputs = run(&mut controller, 1, 5);
+    assert!(outputs.iter().any(|o| matches!(o, Output::Reply { to, .. } if *to == addr(7))));
+    // Nor do numbers of networks that do not exist help one of them to many answers.
+    let mut controller = with_members(json!({}), &[]);
+    for n in 1..1_000 {
+        controller.handle_request(at(0), request(NetworkId(NETWORK.0 + n), &identity(1)));
+    }
+    assert_eq!(replies(&drain(&mut controller)) as u64, UNKNOWN_NETWORKS_PER_GATE);
 }
 
 #[test]
