@@ -73,6 +73,14 @@ pub struct Sent {
     pub raw: Vec<u8>,
 }
 
+/// Who checks proofs of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prover {
+    Says(bool),
+    Validates,
+    Silent,
+}
+
 struct Incoming {
     socket: u64,
     remote: SocketAddr,
@@ -87,8 +95,7 @@ pub struct Bench {
     pub events: Vec<Event>,
     pub stored: BTreeMap<StateKey, Option<Vec<u8>>>,
     pub others: Vec<Output>,
-    /// Verdict on proofs of work; `None` leaves them unanswered.
-    pub proof: Option<bool>,
+    pub prover: Prover,
     pub proofs: VecDeque<(u64, Identity)>,
     sent: Vec<Sent>,
     incoming: BTreeMap<(u64, u64), Incoming>,
@@ -125,7 +132,7 @@ impl Bench {
             events: Vec::new(),
             stored: BTreeMap::new(),
             others: Vec::new(),
-            proof: Some(true),
+            prover: Prover::Says(true),
             proofs: VecDeque::new(),
             sent: Vec::new(),
             incoming: BTreeMap::new(),
@@ -229,9 +236,10 @@ impl Bench {
                     self.respond(&sent);
                     self.sent.push(sent);
                 }
-                Output::Prove { ticket, identity } => match self.proof {
-                    Some(verdict) => self.node.handle_proof(self.now, ticket, verdict),
-                    None => self.proofs.push_back((ticket, identity)),
+                Output::Prove { ticket, identity } => match self.prover {
+                    Prover::Says(verdict) => self.node.handle_proof(self.now, ticket, verdict),
+                    Prover::Validates => self.node.handle_proof(self.now, ticket, identity.validate()),
+                    Prover::Silent => self.proofs.push_back((ticket, identity)),
                 },
                 Output::Event(event) => self.events.push(event),
                 Output::Store(key, bytes) => {
