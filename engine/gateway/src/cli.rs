@@ -70,26 +70,6 @@ pub enum Command {
     Lab(LabArgs),
 }
 
-/// `hawser lab`
-#[derive(Clone, Debug, Args)]
-pub struct LabArgs {
-    /// Length of the transfer
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub seconds: u64,
-    /// How often two members meet for the first time
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub first_contacts: u32,
-    /// Packet threads of each gateway
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub shards: u16,
-    /// What stands at the far end
-    #[arg(long, default_value = "hawser", value_parser = ["hawser", "reference"])]
-    pub peer: String,
-    /// Leave it standing and say how to enter it
-    #[arg(long)]
-    pub keep: bool,
-}
-
 /// `hawser up`
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
@@ -102,6 +82,26 @@ pub struct UpArgs {
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,
+}
+
+/// `hawser lab`
+#[derive(Clone, Debug, Args)]
+pub struct LabArgs {
+    /// Length of the TCP transfer
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// How often two members meet that never met before
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub first_contacts: u32,
+    /// Packet threads of each gateway
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub shards: u16,
+    /// What stands at the far end: another Hawser, or the real ZeroTier core (the reference node)
+    #[arg(long, default_value = "hawser", value_parser = ["hawser", "reference"])]
+    pub peer: String,
+    /// Leave it standing afterwards and print how to enter it
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// `hawser join`
@@ -324,6 +324,25 @@ pub fn run() -> ExitCode {
     }
 }
 
+fn lab(args: &LabArgs, json: bool) -> Result<(), CliError> {
+    let options = lab::run::Options {
+        hawser: std::env::current_exe().map_err(CliError::failed)?,
+        seconds: args.seconds,
+        first_contacts: args.first_contacts,
+        shards: args.shards.into(),
+        peer: if args.peer == "reference" { lab::run::Peer::Reference } else { lab::run::Peer::Hawser },
+        keep: args.keep,
+        quiet: json,
+    };
+    let summary = lab::run::run(&options).map_err(CliError::failed)?;
+    if json {
+        emit(&show::pretty(&summary.to_json()))?;
+    } else {
+        emit(&show::rows(&summary.rows()))?;
+    }
+    if summary.ok() { Ok(()) } else { Err(CliError::failed("the lab did not see what it should have seen")) }
+}
+
 fn dispatch(cli: &Cli) -> Result<(), CliError> {
     let home = Home::new(&cli.home);
     let client = || Client::of(&home).map_err(CliError::from);
@@ -332,6 +351,7 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
     };
     match &cli.command {
         Command::Up(args) => daemon::run(&home, args).map_err(CliError::failed),
+        Command::Lab(args) => lab(args, cli.json),
         Command::Status => {
             let client = client()?;
             if cli.json {
@@ -365,25 +385,6 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
             let (value, table) = controller(&client()?, command)?;
             print(value, table)
         }
-        Command::Lab(args) => run_lab(args, cli.json),
-    }
-}
-
-fn run_lab(args: &LabArgs, as_json: bool) -> Result<(), CliError> {
-    let options = lab::run::Options {
-        hawser: std::env::current_exe().map_err(CliError::failed)?,
-        seconds: args.seconds,
-        first_contacts: args.first_contacts,
-        shards: args.shards.into(),
-        peer: if args.peer == "reference" { lab::run::Peer::Reference } else { lab::run::Peer::Hawser },
-        keep: args.keep,
-        quiet: as_json,
-    };
-    let summary = lab::run::run(&options).map_err(CliError::failed)?;
-    emit(&if as_json { show::pretty(&summary.to_json()) } else { show::rows(&summary.rows()) })?;
-    match summary.ok() {
-        true => Ok(()),
-        false => Err(CliError::Failed("the lab found failures".into())),
     }
 }
 

@@ -78,6 +78,7 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
         info!("making an identity; its address is a proof of work, this takes some seconds");
     }
     let loaded = home.load()?;
+    let home = &Home::new(fs::canonicalize(home.root()).map_err(system("find the home"))?);
     let wanted = args.port.or(conf.settings.primary_port).unwrap_or(DEFAULT_PORT);
     let port = links::choose_port(wanted).map_err(|source| UpError::Port { port: wanted, source })?;
     let cores = thread::available_parallelism().map_or(1, usize::from);

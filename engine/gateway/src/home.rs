@@ -551,8 +551,8 @@ mod tests {
         let (_dir, home, _) = made();
         let id = NetworkId(0x6af3_745e_9700_0001);
         refused(&home, &home.network(id), b"\x01\x02\x03 no dictionary", "not a network configuration");
-        refused(&home, &home.network_local(id), b"allowManaged=nonsense", "nonsense");
         fs::write(home.network(id), "").expect("an empty file joins");
+        refused(&home, &home.network_local(id), b"allowManaged=nonsense", "nonsense");
         fs::write(home.root().join("networks.d/notes.txt"), "kept").expect("write");
         fs::write(home.network_local(id), "allowGlobal=1\n").expect("write");
         let loaded = home.load().expect("load");

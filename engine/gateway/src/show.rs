@@ -20,7 +20,7 @@ fn pairs(rows: &[(&str, String)]) -> String {
     for (key, value) in rows.iter().filter(|(_, v)| !v.is_empty()) {
         t.add_row([*key, value.as_str()]);
     }
-    t.to_string()
+    t.trim_fmt()
 }
 
 /// What a measurement found, row by row.
@@ -56,14 +56,18 @@ fn list(v: &Value, empty: &str, header: &[&str], row: impl Fn(&Value) -> Vec<Str
     for item in items(v) {
         t.add_row(row(item).into_iter().map(or_dash));
     }
-    t.to_string()
+    t.trim_fmt()
 }
 
 /// The status object.
 pub fn status(v: &Value) -> String {
+    pairs(&status_rows(v))
+}
+
+fn status_rows(v: &Value) -> Vec<(&'static str, String)> {
     let settings = &v["config"]["settings"];
     let online = if v["online"] == true { "online" } else { "offline: no root answers" };
-    pairs(&[
+    vec![
         ("address", text(&v["address"])),
         ("state", online.into()),
         ("version", format!("{} (ZeroTier {})", text(&v["hawserVersion"]), text(&v["version"]))),
@@ -73,18 +77,17 @@ pub fn status(v: &Value) -> String {
         ("listening on", text(&settings["listeningOn"])),
         ("seen as", text(&settings["surfaceAddresses"])),
         ("shards", text(&v["shards"])),
-    ])
+    ]
 }
 
 /// Status, networks and peers in short.
 pub fn overview(v: &Value, networks: &Value, peers: &Value) -> String {
     let direct = items(peers).iter().filter(|p| !items(&p["paths"]).is_empty()).count();
     let ok = items(networks).iter().filter(|n| n["status"] == "OK").count();
-    let counts = pairs(&[
-        ("networks", format!("{} joined, {ok} OK", items(networks).len())),
-        ("peers", format!("{} known, {direct} with a direct path", items(peers).len())),
-    ]);
-    format!("{}\n{counts}", status(v))
+    let mut rows = status_rows(v);
+    rows.push(("networks", format!("{} joined, {ok} OK", items(networks).len())));
+    rows.push(("peers", format!("{} known, {direct} with a direct path", items(peers).len())));
+    pairs(&rows)
 }
 
 /// The peer list.
