@@ -234,7 +234,12 @@ fn vectors_of_the_management_interface() {
             ms: 0,
         };
         let exchanges = cases(&file, "rest");
-        exchanges.iter().for_each(|exchange| rest.exchange(exchange));
+        // Authorisation, JSON syntax and unknown paths are HTTP's: they are the gateway's to answer, and not counted.
+        let is_ours =
+            |e: &&Value| ![401, 500].contains(&e["status"].as_u64().unwrap()) && e["path"] != "/controller/nosuch";
+        let ours: Vec<&Value> = exchanges.iter().filter(is_ours).collect();
+        assert_eq!(exchanges.len() - ours.len(), 4);
+        ours.iter().for_each(|exchange| rest.exchange(exchange));
         let mut left: Vec<String> = std::fs::read_dir(folder.path().join("controller.d/network"))
             .unwrap()
             .map(|e| format!("controller.d/network/{}", e.unwrap().file_name().to_string_lossy()))
@@ -242,7 +247,7 @@ fn vectors_of_the_management_interface() {
             .collect();
         left.sort();
         assert_eq!(json!(left), file["rest_files_left_on_disk"]);
-        report(&format!("{name} rest"), exchanges.len());
+        report(&format!("{name} rest"), ours.len());
     }
 }
 
@@ -258,9 +263,6 @@ impl Rest {
     fn exchange(&mut self, exchange: &Value) {
         let (method, path, body) = (text(exchange, "method"), text(exchange, "path"), &exchange["body"]);
         let status = exchange["status"].as_u64().unwrap();
-        if status == 401 || status == 500 || path == "/controller/nosuch" {
-            return; // Authorisation, JSON syntax and unknown paths are the gateway's.
-        }
         self.ms += 10;
         let (unstable, path) = match path.strip_prefix("/unstable") {
             Some(path) => (true, path),
