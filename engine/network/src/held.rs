@@ -50,10 +50,9 @@ impl Held {
         true
     }
 
-    /// Takes out, oldest first, the messages that `ready` names and that have not waited too long.
-    pub fn release(&mut self, now_ms: u64, mut ready: impl FnMut(&HeldMessage) -> bool) -> Vec<HeldMessage> {
-        self.expire(now_ms);
-        self.take(|m| ready(m))
+    /// Takes out, oldest first, the messages that `ready` names.
+    pub fn release(&mut self, ready: impl FnMut(&HeldMessage) -> bool) -> Vec<HeldMessage> {
+        self.take(ready)
     }
 
     /// Puts back a message that was released too early; it keeps the time since which it waits.

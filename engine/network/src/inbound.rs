@@ -11,9 +11,10 @@ use crate::constants::{GATHER_LIMIT_MAX, MTU_MAX};
 use crate::ethernet::Ethernet;
 use crate::membership::Credential;
 use crate::multicast::{self, Noted};
-use crate::network::{Network, Turn};
+use crate::network::Network;
 use crate::networks::{Message, Outcome, Tables, reply};
 use crate::rules::Verdict;
+use crate::turn::Turn;
 
 /// Bytes before the addresses in OK(MULTICAST_GATHER) and OK(MULTICAST_FRAME), the longer one.
 const GATHERED_PREFIX: usize = InRe::LEN + 8 + 10 + 1 + 4 + 2;
@@ -156,13 +157,7 @@ impl Tables {
     }
 
     /// Members of a group turned up: multicasts that wait for them go out.
-    pub(crate) fn note_members(
-        &mut self,
-        turn: &mut Turn<'_>,
-        id: NetworkId,
-        group: MulticastGroup,
-        members: &[Address],
-    ) {
+    fn note_members(&mut self, turn: &mut Turn<'_>, id: NetworkId, group: MulticastGroup, members: &[Address]) {
         for &member in members {
             if member == turn.own() || member.is_reserved() {
                 continue;
@@ -172,6 +167,19 @@ impl Tables {
                 Noted::NoRoom => turn.counters.multicast_members_full += 1,
                 Noted::New => self.release_queued(turn, id, group, member),
             }
+        }
+    }
+
+    /// What an answer to a gather of ours says.
+    pub(crate) fn note_gathered(
+        &mut self,
+        turn: &mut Turn<'_>,
+        id: NetworkId,
+        group: MulticastGroup,
+        gathered: &Gathered,
+    ) {
+        if self.joined.contains_key(&id) {
+            self.note_members(turn, id, group, &gathered.members);
         }
     }
 

@@ -23,6 +23,7 @@ mod multicast;
 mod ndp;
 mod outbound;
 mod senders;
+mod turn;
 
 pub use action::{Action, Handled, Sender, Surroundings};
 pub use config::{Config, ConfigError};

@@ -1,24 +1,22 @@
 //! All joined networks and the multicast database: the member's side of every verb above the peer-to-peer layer. Must
 //! never know paths, packets or TAP devices, and asks [`Surroundings`] for everything about peers.
 
+mod controller;
+mod credentials;
+
 use std::collections::BTreeMap;
 
-use wire::chunk::ConfigChunk;
-use wire::message::{
-    ConfigRequest, Credentials, ErrorCode, ErrorMessage, InRe, OkGather, OkMulticastFrame, OkNetworkConfig,
-};
+use wire::message::{ConfigRequest, ErrorCode, ErrorMessage, InRe};
 use wire::{Address, Identity, MulticastGroup, NetworkId, Now, Verb};
 
 use crate::action::{Action, Handled, Sender, Surroundings};
-use crate::assembly::Stored;
-use crate::config::{Authentication, Config};
 use crate::constants::{HOUSEKEEPING_MS, TICK_MS};
 use crate::counters::Counters;
 use crate::held::{Held, HeldMessage, WaitsFor};
-use crate::membership::{Acceptance, Credential, Membership, Signed};
 use crate::multicast::Database;
-use crate::network::{Applied, Failure, Network, Turn};
+use crate::network::Network;
 use crate::senders::Senders;
+use crate::turn::Turn;
 
 /// The networks of this node.
 ///
@@ -371,8 +369,11 @@ impl Tables {
     /// Tries what was held for the events of this turn, which may cause more of them.
     // spec: networks, "The gate: may this peer talk to us on this network"
     fn settle(&mut self, turn: &mut Turn<'_>) {
+        if !self.ready.is_empty() {
+            turn.counters.held_expired += self.held.expire(turn.ms()) as u64;
+        }
         while let Some(ready) = self.ready.pop() {
-            for held in self.held.release(turn.ms(), |m| ready.concerns(m)) {
+            for held in self.held.release(|m| ready.concerns(m)) {
                 let HeldMessage { ref from, packet_id, verb, ref payload, .. } = held;
                 match self.receive(turn, &Message { from, packet_id, verb, payload, retried: true }) {
                     Outcome::Done(_) => {}
@@ -390,7 +391,9 @@ impl Tables {
 
     /// Answers with an ERROR, once a second per peer, network and code. // spec: paths, "Hardening bounds"
     fn refuse(&mut self, turn: &mut Turn<'_>, message: &Message<'_>, code: ErrorCode<'_>) {
-        let (to, network) = (message.from.address(), code.network().unwrap_or_default());
+        let to = message.from.address();
+        // All networks that are none of ours count as one, or their number would have no bound.
+        let network = code.network().filter(|n| self.joined.contains_key(n)).unwrap_or_default();
         if !self.senders.may_send_error(turn.ms(), to, network, code.number()) {
             turn.counters.errors_suppressed += 1;
             return;
@@ -403,7 +406,7 @@ impl Tables {
     fn peer_known(&mut self, turn: &mut Turn<'_>, identity: &Identity) {
         let address = identity.address();
         for (&id, network) in &mut self.joined {
-            if network.is_news(address, identity) && network.judge_as(turn, identity) {
+            if network.is_news(identity) && network.judge_as(turn, identity) {
                 self.ready.push(Ready::Member(id, address));
             }
         }
@@ -440,211 +443,11 @@ impl Tables {
     }
 }
 
-/// Credentials.
-impl Tables {
-    fn receive_credentials(&mut self, turn: &mut Turn<'_>, message: &Message<'_>) -> Result<Outcome, wire::Malformed> {
-        let from = message.from;
-        if !message.retried && !self.senders.may_show_credentials(turn.ms(), from.address()) {
-            turn.counters.credentials_too_soon += 1;
-            return Ok(Outcome::Done(Handled::IGNORED));
-        }
-        let all = Credentials::parse(message.payload)?;
-        let credentials = (all.coms.iter().map(Credential::Com))
-            .chain(all.capabilities.iter().map(Credential::Capability))
-            .chain(all.tags.iter().map(Credential::Tag))
-            .chain(all.revocations.iter().map(Credential::Revocation))
-            .chain(all.ownerships.iter().map(Credential::Ownership));
-        let (mut trust, mut needs) = (false, None);
-        for credential in credentials {
-            match self.file(turn, from, &credential) {
-                Acceptance::New | Acceptance::Redundant => trust = true,
-                Acceptance::Unknown(address) => needs = Some(address),
-                Acceptance::Rejected => {}
-            }
-        }
-        let handled = Handled { trust, heard: true };
-        Ok(needs.map_or(Outcome::Done(handled), |address| Outcome::Needs(address, handled)))
-    }
-
-    /// Files a credential under its own member, whoever showed it. // spec: networks, "Storing others' credentials"
-    pub(crate) fn file(&mut self, turn: &mut Turn<'_>, from: &Identity, credential: &Credential<'_>) -> Acceptance {
-        let (id, address) = (credential.network(), credential.member());
-        let Some(network) = self.joined.get_mut(&id) else { return Acceptance::Rejected };
-        let senders = &mut self.senders;
-        let verify = || {
-            if senders.may_cost_signature(turn.ms(), from.address()) {
-                return credential.verify(|address| turn.identity(address));
-            }
-            turn.counters.signatures_over_budget += 1;
-            Signed::Bad
-        };
-        let acceptance = match network.member_mut(address) {
-            Some(member) => member.accept(credential, verify),
-            None => {
-                let mut stranger = Membership::default();
-                let acceptance = stranger.accept(credential, verify);
-                if acceptance == Acceptance::New && !network.add_member(turn, address, stranger) {
-                    return Acceptance::Rejected;
-                }
-                acceptance
-            }
-        };
-        turn.counters.credentials_rejected += u64::from(acceptance == Acceptance::Rejected);
-        let own = address == from.address();
-        if own && acceptance != Acceptance::Rejected {
-            network.heard(turn, from);
-        }
-        if acceptance == Acceptance::New {
-            let admitted = if own { network.judge_as(turn, from) } else { network.judge(turn, address) };
-            if admitted {
-                self.ready.push(Ready::Member(id, address));
-            }
-            if let Credential::Revocation(revocation) = credential {
-                network.pass_on(turn, revocation, from.address());
-            }
-        }
-        acceptance
-    }
-}
-
-/// Configuration.
-impl Tables {
-    fn receive_config(&mut self, turn: &mut Turn<'_>, message: &Message<'_>) -> Handled {
-        let Message { from, packet_id, payload, .. } = *message;
-        if let Some((network, update_id)) = self.accept_chunk(turn, from, packet_id, payload, false) {
-            // The reference answers in the name of ECHO; nobody evaluates it. // spec: networks, "Accepting chunks"
-            let in_re = InRe::new(Verb::Echo, packet_id);
-            reply(turn, from.address(), in_re, |out| OkNetworkConfig { network, update_id }.write(out));
-        }
-        Handled::HEARD
-    }
-
-    /// Takes in one chunk; the update's ID if it completed a configuration that can be read.
-    // spec: networks, "Accepting chunks"
-    fn accept_chunk(
-        &mut self,
-        turn: &mut Turn<'_>,
-        from: &Identity,
-        packet_id: u64,
-        payload: &[u8],
-        answer: bool,
-    ) -> Option<(NetworkId, u64)> {
-        let refuse = |turn: &mut Turn<'_>| turn.counters.chunks_refused += 1;
-        let Ok(chunk) = ConfigChunk::parse(payload) else {
-            refuse(turn);
-            return None;
-        };
-        let (id, controller) = (chunk.network, chunk.network.controller());
-        let network = self.joined.get_mut(&id)?;
-        let asked_for = answer && from.address() == controller;
-        if chunk.signature.is_none() {
-            if from.address() != controller {
-                refuse(turn);
-                return None;
-            }
-            return self.configure(turn, id, chunk.data, asked_for).then_some((id, packet_id));
-        }
-        if network.assembly.holds(&chunk) {
-            return None;
-        }
-        let Some(signer) = turn.identity(controller) else {
-            turn.out.push(Action::Whois(controller));
-            return None;
-        };
-        if !self.senders.may_cost_signature(turn.ms(), from.address()) {
-            turn.counters.signatures_over_budget += 1;
-            return None;
-        }
-        if !chunk.verify(&signer) {
-            refuse(turn);
-            return None;
-        }
-        if chunk.flags & ConfigChunk::FAST_PROPAGATE != 0 {
-            network.flood(turn, Verb::NetworkConfig, payload, [from.address(), controller]);
-        }
-        match network.assembly.store(turn.ms(), &chunk, asked_for) {
-            Stored::Partial => None,
-            Stored::Refused => {
-                refuse(turn);
-                None
-            }
-            Stored::Whole(whole) => {
-                self.configure(turn, id, &whole.dictionary, whole.asked_for).then_some((id, whole.update_id))
-            }
-        }
-    }
-
-    /// Applies a dictionary; false if it is none.
-    fn configure(&mut self, turn: &mut Turn<'_>, id: NetworkId, dictionary: &[u8], asked_for: bool) -> bool {
-        let (Some(network), Ok(config)) = (self.joined.get_mut(&id), Config::parse(dictionary)) else {
-            turn.counters.configs_refused += 1;
-            return false;
-        };
-        if network.apply(turn, config, asked_for) == Applied::Changed {
-            self.ready.push(Ready::Network(id));
-        }
-        true
-    }
-
-    fn handle_ok(
-        &mut self,
-        turn: &mut Turn<'_>,
-        from: &Identity,
-        in_re_verb: Verb,
-        in_re_id: u64,
-        body: &[u8],
-    ) -> Handled {
-        let understood = match in_re_verb {
-            Verb::NetworkConfigRequest => {
-                self.accept_chunk(turn, from, in_re_id, body, true);
-                Ok(())
-            }
-            Verb::MulticastGather => {
-                OkGather::parse(body).map(|ok| self.note_members(turn, ok.network, ok.group, &ok.gathered.members))
-            }
-            Verb::MulticastFrame => OkMulticastFrame::parse(body).map(|ok| {
-                if let Some(com) = &ok.com {
-                    self.file(turn, from, &Credential::Com(com));
-                }
-                if let Some(gathered) = &ok.gathered {
-                    self.note_members(turn, ok.network, ok.group, &gathered.members);
-                }
-            }),
-            _ => Ok(()),
-        };
-        if understood.is_err() {
-            turn.counters.malformed += 1;
-            return Handled::IGNORED;
-        }
-        Handled::HEARD
-    }
-
-    // spec: networks, "Errors from the controller"
-    fn handle_error(&mut self, turn: &mut Turn<'_>, from: &Identity, error: &ErrorMessage<'_>) -> Handled {
-        let Some(id) = error.code.network() else { return Handled::HEARD };
-        let Some(network) = self.joined.get_mut(&id) else { return Handled::HEARD };
-        let from_controller = from.address() == id.controller();
-        let about_request = error.in_re.verb() == Some(Verb::NetworkConfigRequest);
-        match error.code {
-            ErrorCode::ObjectNotFound(_) | ErrorCode::UnsupportedOperation(_) if from_controller && about_request => {
-                network.fail(turn, Failure::NotFound, None);
-            }
-            ErrorCode::NetworkAccessDenied(_) if from_controller => network.fail(turn, Failure::AccessDenied, None),
-            ErrorCode::NetworkAuthenticationRequired(_, how) if from_controller => {
-                network.fail(turn, Failure::AuthenticationRequired, Authentication::parse_error(how));
-            }
-            ErrorCode::NeedMembershipCertificate(_) => network.push_on_request(turn, from.address()),
-            ErrorCode::UnwantedMulticast(_, group) if network.admits(turn, from) => {
-                self.multicast.forget(id, group, from.address());
-            }
-            _ => {}
-        }
-        Handled::HEARD
-    }
-}
-
 /// An OK straight back.
 pub(crate) fn reply(turn: &mut Turn<'_>, to: Address, in_re: InRe, body: impl FnOnce(&mut Vec<u8>)) {
+    if to == turn.own() {
+        return;
+    }
     let mut payload = vec![in_re.verb];
     payload.extend_from_slice(&in_re.packet_id.to_be_bytes());
     body(&mut payload);

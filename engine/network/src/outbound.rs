@@ -10,8 +10,9 @@ use crate::constants::{BRIDGE_FAN_OUT, GATHER_RECIPIENTS_MAX, GROUP_MEMBERS_MAX}
 use crate::ethernet::Ethernet;
 use crate::multicast::{self, Multicast};
 use crate::ndp;
-use crate::network::{Network, Turn};
+use crate::network::Network;
 use crate::networks::Tables;
+use crate::turn::Turn;
 
 impl Tables {
     // spec: networks, "From the TAP"

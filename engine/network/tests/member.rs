@@ -350,7 +350,7 @@ fn frames_wait_five_seconds_and_no_longer() {
     assert_eq!(delivered(&m.show(5001, &b, &shown).0).len(), 1);
     m.frame(6000, &secret("c").public().clone(), 40);
     m.tick(11_001);
-    assert_eq!((m.networks.gauges().held, m.networks.counters().held_expired), (0, 1));
+    assert_eq!((m.networks.gauges().held, m.networks.counters().held_expired), (0, 2));
 }
 
 #[test]

@@ -48,13 +48,18 @@ const SPACED_CREDENTIALS: &str = "credentials that do not fit one packet";
 
 #[test]
 fn vectors_of_network_frames() {
-    let file = load("network-frames.json");
-    let identities = identities(&file);
-    let sequences = list(&file, "sequences");
+    for (name, file) in family("network-frames") {
+        frames_file(&name, &file);
+    }
+}
+
+fn frames_file(name: &str, file: &Value) {
+    let identities = identities(file);
+    let sequences = list(file, "sequences");
     for sequence in sequences {
         Member::new(sequence, &identities).run(sequence);
     }
-    finish("network-frames.json", sequences.len());
+    finish(name, sequences.len());
 }
 
 /// The member node that a sequence is about.
@@ -347,34 +352,39 @@ fn take_early<T: PartialEq + Clone>(expected: &mut Vec<T>, actual: &[T], early: 
 
 #[test]
 fn vectors_of_network_config() {
-    let file = load("network-config.json");
-    let identities = identities(&file);
+    for (name, file) in family("network-config") {
+        config_file(&name, &file);
+    }
+}
+
+fn config_file(name: &str, file: &Value) {
+    let identities = identities(file);
     let mut cases = 0;
-    for case in list(&file, "cases") {
+    for case in list(file, "cases") {
         cases += 1;
         match text(case, "result") {
             "config" => configuration(case),
             refused => refusal(case, refused, &identities),
         }
     }
-    for case in list(&file, "chunks") {
+    for case in list(file, "chunks") {
         cases += 1;
-        chunks(case, &file, &identities);
+        chunks(case, file, &identities);
     }
-    for case in list(&file, "acceptance") {
+    for case in list(file, "acceptance") {
         cases += 1;
         acceptance(case, &identities);
     }
-    for case in list(&file, "dictionary") {
+    for case in list(file, "dictionary") {
         cases += 1;
         dictionary(case);
     }
     cases += 2;
     request(&file["node_request"], None, &identities);
     let held = &file["node_request_with_config"];
-    let case = named(&file, "cases", text(held, "held_config_case"));
+    let case = named(file, "cases", text(held, "held_config_case"));
     request(held, Some(bytes(case, "dictionary")), &identities);
-    finish("network-config.json", cases);
+    finish(name, cases);
 }
 
 fn named<'a>(file: &'a Value, key: &str, name: &str) -> &'a Value {
@@ -651,8 +661,13 @@ fn request(case: &Value, held: Option<Vec<u8>>, identities: &BTreeMap<String, Id
 
 #[test]
 fn vectors_of_network_credentials() {
-    let file = load("network-credentials.json");
-    let identities = identities(&file);
+    for (name, file) in family("network-credentials") {
+        credentials_file(&name, &file);
+    }
+}
+
+fn credentials_file(name: &str, file: &Value) {
+    let identities = identities(file);
     let mut cases = 0;
     for (key, kind) in [
         ("com", "com"),
@@ -661,28 +676,28 @@ fn vectors_of_network_credentials() {
         ("ownership", "ownership"),
         ("revocation", "revocation"),
     ] {
-        for case in list(&file, key) {
+        for case in list(file, key) {
             cases += 1;
             credential(case, kind, &identities);
         }
     }
-    for case in list(&file, "agreement") {
+    for case in list(file, "agreement") {
         cases += 1;
-        agreement(case, &file, &identities);
+        agreement(case, file, &identities);
     }
-    for case in list(&file, "ownership_lookup") {
+    for case in list(file, "ownership_lookup") {
         cases += 1;
-        ownership_lookup(case, &file);
+        ownership_lookup(case, file);
     }
-    for case in list(&file, "parse") {
+    for case in list(file, "parse") {
         cases += 1;
         parse(case);
     }
-    for case in list(&file, "membership_sequences") {
+    for case in list(file, "membership_sequences") {
         cases += 1;
-        membership_sequence(case, &file, &identities);
+        membership_sequence(case, file, &identities);
     }
-    finish("network-credentials.json", cases);
+    finish(name, cases);
 }
 
 /// A credential of any kind.

@@ -107,12 +107,25 @@ pub fn mac(text: &str) -> Mac {
     Mac(bytes.try_into().unwrap())
 }
 
+fn folder() -> PathBuf {
+    std::env::var("HAWSER_VECTORS")
+        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from)
+}
+
+/// One recorded file.
 pub fn load(file: &str) -> Value {
-    let folder = std::env::var("HAWSER_VECTORS")
-        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let path = folder.join(file);
+    let path = folder().join(file);
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_slice(&bytes).unwrap()
+}
+
+/// Every recorded file whose name starts with this, by name.
+pub fn family(prefix: &str) -> Vec<(String, Value)> {
+    let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = entries.filter(|n| n.starts_with(prefix) && n.ends_with(".json")).collect();
+    names.sort();
+    assert!(!names.is_empty(), "no {prefix}*.json");
+    names.into_iter().map(|name| (name.clone(), load(&name))).collect()
 }
 
 pub fn list<'a>(file: &'a Value, key: &str) -> &'a [Value] {
