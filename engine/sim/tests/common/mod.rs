@@ -1,0 +1,187 @@
+//! A root with the real controller beside it, and leaves on one private network of that controller.
+#![allow(dead_code)]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use controller::{Controller, MemoryStorage, Output, Request};
+use node::Settings;
+use serde_json::json;
+use sim::{Beside, HostId, Stack, World, identity, planet};
+use wire::{Address, Identity, Mac, NetworkId, Now, SecretIdentity, Verb};
+
+pub const ROOT: &str = "44.0.0.1:9993";
+
+/// The controller as the gateway would put it beside a node.
+struct Glue(Controller<MemoryStorage>);
+
+impl Beside for Glue {
+    fn request(
+        &mut self,
+        now: Now,
+        network: NetworkId,
+        member: Arc<Identity>,
+        packet_id: u64,
+        metadata: Vec<u8>,
+        physical: Option<SocketAddr>,
+    ) {
+        self.0.handle_request(now, Request { network, member, packet_id, metadata, physical });
+    }
+
+    fn poll(&mut self) -> Option<(Address, Verb, Vec<u8>)> {
+        loop {
+            return Some(match self.0.poll_output()? {
+                Output::Reply { to, verb, payload, .. } => (to, verb, payload),
+                Output::Push { to, payload } => (to, Verb::NetworkConfig, payload),
+                Output::Revoke { to, payload } => (to, Verb::NetworkCredentials, payload),
+                Output::Event(_) => continue,
+            });
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        self.0.poll_timeout()
+    }
+
+    fn timeout(&mut self, now: Now) {
+        self.0.handle_timeout(now);
+    }
+}
+
+pub struct Lab {
+    pub world: World,
+    pub root: HostId,
+    pub leaves: Vec<HostId>,
+    pub network: NetworkId,
+    identities: Vec<Arc<SecretIdentity>>,
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Underlay address of leaf `n`.
+pub fn at(n: usize) -> String {
+    format!("44.0.{}.1:9993", n + 1)
+}
+
+/// A root, and `n` leaves that know its planet.
+pub fn planet_of(seed: u64, leaves: usize) -> Lab {
+    let mut world = World::new(seed);
+    let root_identity = identity(1);
+    let bytes = planet(&[(root_identity.public(), vec![ROOT.parse().unwrap()])]).to_bytes();
+    let settings = Settings { controller: true, ..Settings::default() };
+    let root = world.add_host(root_identity.clone(), settings, &[ROOT]);
+    world.with(root, |node, now| node.restore_planet(now, &bytes)).unwrap();
+    let mut lab = Lab { world, root, leaves: Vec::new(), network: NetworkId(0), identities: Vec::new() };
+    for n in 0..leaves {
+        let own = identity(10 + n as u64);
+        let leaf = lab.world.add_host(own.clone(), Settings::default(), &[&at(n)]);
+        lab.world.with(leaf, |node, now| node.restore_planet(now, &bytes)).unwrap();
+        lab.leaves.push(leaf);
+        lab.identities.push(own);
+    }
+    lab
+}
+
+/// The same with a private network 10.77.0.0/24 of which every leaf is a member; nobody has joined yet.
+pub fn network_of(seed: u64, leaves: usize) -> Lab {
+    let mut lab = planet_of(seed, leaves);
+    let now = lab.world.now();
+    let mut controller = Controller::new(identity(1), MemoryStorage::default(), seed, now);
+    let body = json!({
+        "name": "lab", "private": true, "v4AssignMode": { "zt": true },
+        "ipAssignmentPools": [{ "ipRangeStart": "10.77.0.1", "ipRangeEnd": "10.77.0.99" }],
+        "routes": [{ "target": "10.77.0.0/24" }],
+    });
+    let (network, _) = controller.create_network(now, &body).unwrap();
+    for own in &lab.identities {
+        controller.update_member(now, network, own.address(), &json!({ "authorized": true })).unwrap();
+    }
+    lab.network = network;
+    lab.world.put_beside(lab.root, Box::new(Glue(controller)));
+    lab
+}
+
+impl Lab {
+    pub fn address(&self, leaf: usize) -> Address {
+        self.identities[leaf].address()
+    }
+
+    /// Everybody joins; runs until all have addresses. Panics if that takes longer than `limit_ms`.
+    pub fn join_all(&mut self, limit_ms: u64) {
+        let network = self.network;
+        for &leaf in &self.leaves {
+            self.world.with(leaf, |node, now| node.join(now, network, None));
+        }
+        let leaves = self.leaves.clone();
+        let joined = self.world.run_until(limit_ms, |w| {
+            leaves.iter().all(|&leaf| {
+                let network = w.host(leaf).node.networks().get(network).and_then(|n| n.config());
+                network.is_some_and(|c| !c.addresses.is_empty())
+            })
+        });
+        assert!(joined, "not everybody joined within {limit_ms} ms");
+        for n in 0..self.leaves.len() {
+            self.bring_up(n);
+        }
+    }
+
+    /// Sets the leaf's stack up with the address it was given.
+    fn bring_up(&mut self, leaf: usize) {
+        let (host, network, own) = (self.leaves[leaf], self.network, self.address(leaf));
+        let config = self.world.host(host).node.networks().get(network).and_then(|n| n.config()).unwrap();
+        let IpAddr::V4(ip) = config.addresses[0].addr else { panic!("an IPv4 address") };
+        self.world.host_mut(host).stack = Some(Stack { mac: Mac::of_member(network, own), ip });
+        let group = wire::MulticastGroup::for_resolving(ip.into());
+        self.world.with(host, |node, now| node.set_subscriptions(now, network, vec![group]));
+    }
+
+    pub fn stack(&self, leaf: usize) -> Stack {
+        self.world.host(self.leaves[leaf]).stack.unwrap()
+    }
+
+    /// Resolves `to` by ARP from `from`'s stack, asking again every second, then pings it with `len` bytes. Milliseconds
+    /// until the first pong.
+    pub fn first_ping(&mut self, from: usize, to: usize, len: usize, limit_ms: u64) -> Option<u64> {
+        let start = self.world.now().ms();
+        let (asker, wanted) = (self.stack(from), self.stack(to));
+        let (host, network) = (self.leaves[from], self.network);
+        self.world.host_mut(host).delivered.clear();
+        let mut resolved = None;
+        for _ in 0..limit_ms.div_ceil(1000) {
+            self.world.tap(host, network, &sim::arp_request(asker, wanted.ip));
+            self.world.run_until(1000, |w| {
+                resolved = w.host(host).delivered.iter().find_map(|(_, f)| asker.arp_answer(f, wanted.ip));
+                resolved.is_some()
+            });
+            if resolved.is_some() {
+                break;
+            }
+        }
+        assert_eq!(resolved?, wanted.mac);
+        for number in 1..=limit_ms.div_ceil(1000) as u16 {
+            if self.ping(from, to, number, len, 1000).is_some() {
+                return Some(self.world.now().ms() - start);
+            }
+        }
+        None
+    }
+
+    /// One ping. Milliseconds until the pong.
+    pub fn ping(&mut self, from: usize, to: usize, number: u16, len: usize, limit_ms: u64) -> Option<u64> {
+        let (asker, wanted) = (self.stack(from), self.stack(to));
+        let (host, network, start) = (self.leaves[from], self.network, self.world.now().ms());
+        self.world.host_mut(host).delivered.clear();
+        self.world.tap(host, network, &sim::icmp_echo(asker, wanted, number, len));
+        let ponged = |w: &mut World| w.host(host).delivered.iter().any(|(_, f)| asker.pong(f) == Some(number));
+        self.world.run_until(limit_ms, ponged).then(|| self.world.now().ms() - start)
+    }
+
+    /// `from` reaches `to` over a path of its own.
+    pub fn direct(&self, from: usize, to: usize) -> bool {
+        let now = self.world.now();
+        let peers = self.world.host(self.leaves[from]).node.peers(now);
+        peers.iter().any(|p| p.address == self.address(to) && p.paths.iter().any(|path| path.preferred && path.alive))
+    }
+}

@@ -1,0 +1,171 @@
+//! Real nodes and the real controller in the simulated world: what a user of the network would notice.
+
+mod common;
+
+use common::*;
+use node::Event;
+use sim::{Link, arp_request, ethernet};
+use wire::Mac;
+
+#[test]
+fn leaves_go_online_and_members_that_never_met_ping_each_other_in_well_under_200_ms() {
+    let mut lab = network_of(1, 2);
+    lab.join_all(2000);
+    assert!(lab.leaves.iter().all(|&l| lab.world.host(l).node.is_online()));
+    let took = lab.first_ping(0, 1, 56, 5000).expect("a pong");
+    // ARP goes out, credentials and identities are exchanged, the answer comes back: all by relay, 20 ms one way.
+    assert!(took <= 200, "{took} ms");
+}
+
+#[test]
+fn members_go_direct_and_frames_of_every_size_pass_both_ways() {
+    let mut lab = network_of(2, 2);
+    lab.join_all(2000);
+    lab.first_ping(0, 1, 56, 5000).unwrap();
+    let mut number = 100;
+    let both_direct = (0..20).any(|_| {
+        number += 1;
+        lab.ping(0, 1, number, 56, 1000);
+        lab.world.run_ms(100);
+        lab.direct(0, 1) && lab.direct(1, 0)
+    });
+    assert!(both_direct);
+    for (from, to, len) in [(0, 1, 1400), (1, 0, 2700), (0, 1, 2772)] {
+        number += 1;
+        assert_eq!(lab.ping(from, to, number, len, 1000), Some(20), "{len} bytes, one round trip");
+    }
+    // Direct pairs learn each other's version and use the better suite.
+    let peers = lab.world.host(lab.leaves[0]).node.peers(lab.world.now());
+    assert_eq!(peers.iter().find(|p| p.address == lab.address(1)).unwrap().version.0, 12);
+}
+
+#[test]
+fn a_pair_that_cannot_talk_directly_is_relayed_and_goes_direct_when_it_can() {
+    let mut lab = network_of(3, 2);
+    let (a, b) = (ip("44.0.1.1"), ip("44.0.2.1"));
+    lab.world.block(a, b);
+    lab.join_all(2000);
+    assert!(lab.first_ping(0, 1, 2000, 5000).is_some());
+    for number in 10..40 {
+        assert_eq!(lab.ping(0, 1, number, 56, 1000), Some(40), "by relay");
+        lab.world.run_ms(500);
+    }
+    assert!(!lab.direct(0, 1));
+    lab.world.unblock(a, b);
+    let mut went = None;
+    for number in 100..200 {
+        if lab.ping(0, 1, number, 56, 1000) == Some(20) {
+            went = Some(number - 100);
+            break;
+        }
+        lab.world.run_ms(960);
+    }
+    assert!(went.is_some_and(|seconds| seconds <= 35), "{went:?} s: at the latest with the next introduction");
+    // And back: the path dies under traffic.
+    lab.world.block(a, b);
+    let mut lost = 0;
+    let back = (300..320).find(|&number| {
+        let pong = lab.ping(0, 1, number, 56, 500);
+        lost += usize::from(pong.is_none());
+        lab.world.run_ms(500 - pong.unwrap_or(500));
+        pong == Some(40)
+    });
+    assert!(back.is_some() && lost <= 4, "{lost} pings lost, at two a second");
+    assert!(lab.world.last_event(lab.leaves[0], |e| matches!(e, Event::PeerRelayed { .. })).is_some());
+}
+
+#[test]
+fn multicast_reaches_every_member_and_nobody_else() {
+    let mut lab = network_of(4, 4);
+    lab.join_all(3000);
+    lab.world.run_ms(1000);
+    for n in 1..4 {
+        assert!(lab.first_ping(0, n, 56, 5000).is_some(), "leaf {n}");
+    }
+    // Broadcast to a group that all are in.
+    let network = lab.network;
+    let group = wire::MulticastGroup { mac: Mac([0x33, 0x33, 0, 0, 0, 0xfb]), adi: 0 };
+    for n in 0..3 {
+        lab.world.with(lab.leaves[n], |node, now| node.set_subscriptions(now, network, vec![group]));
+    }
+    lab.world.run_ms(2000);
+    lab.world.host_mut(lab.leaves[1]).delivered.clear();
+    lab.world.host_mut(lab.leaves[3]).delivered.clear();
+    let frame = ethernet(group.mac, lab.stack(0).mac, 0x86dd, &[0x60; 60]);
+    lab.world.tap(lab.leaves[0], network, &frame);
+    lab.world.run_ms(1000);
+    let got = |n: usize| lab.world.host(lab.leaves[n]).delivered.iter().any(|(_, f)| f[..14] == frame[..14]);
+    assert!(got(1) && got(2) && !got(3));
+}
+
+#[test]
+fn everything_works_under_loss_disorder_and_repetition() {
+    let mut lab = network_of(5, 3);
+    let bad = Link { delay_us: 15_000, jitter_us: 20_000, loss_ppm: 50_000, repeat_ppm: 50_000 };
+    lab.world.set_default_link(bad);
+    lab.join_all(30_000);
+    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+        assert!(lab.first_ping(from, to, 2000, 30_000).is_some(), "{from} to {to}");
+    }
+    let mut answered = 0;
+    for number in 1..=200 {
+        answered += usize::from(lab.ping(0, 1, number, 1200, 200).is_some());
+        lab.world.run_ms(50);
+    }
+    assert!(answered >= 150, "{answered} of 200");
+    // No frame is delivered twice although datagrams are.
+    let host = lab.leaves[1];
+    lab.world.host_mut(host).delivered.clear();
+    for number in 1000..1100 {
+        lab.ping(0, 1, number, 32, 100);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let pings = lab.world.host(host).delivered.iter().filter(|(_, f)| f.len() > 42 && f[34] == 8);
+    assert!(pings.into_iter().all(|(_, f)| seen.insert(f[40..42].to_vec())));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_and_another_seed_another() {
+    let run = |seed| {
+        let mut lab = network_of(seed, 3);
+        lab.world.set_default_link(Link { delay_us: 15_000, jitter_us: 9_000, loss_ppm: 20_000, repeat_ppm: 10_000 });
+        lab.join_all(30_000);
+        lab.first_ping(0, 1, 100, 10_000);
+        lab.world.run_ms(70_000);
+        (lab.world.trace(), lab.world.datagrams())
+    };
+    let first = run(7);
+    assert_eq!(first, run(7));
+    assert_ne!(first, run(8));
+}
+
+#[test]
+fn a_leaf_without_a_socket_wakes_up_when_it_gets_one_and_survives_losing_it() {
+    let mut lab = network_of(9, 2);
+    lab.join_all(2000);
+    lab.first_ping(0, 1, 56, 5000).unwrap();
+    let leaf = lab.leaves[0];
+    let socket = *lab.world.host(leaf).sockets.keys().next().unwrap();
+    lab.world.remove_socket(leaf, socket);
+    assert_eq!(lab.ping(0, 1, 500, 56, 3000), None);
+    lab.world.add_socket(leaf, "44.0.9.9:9993");
+    let start = lab.world.now().ms();
+    let back = (0..10).find(|n| lab.ping(0, 1, 600 + n, 56, 500).is_some());
+    assert!(back.is_some(), "reachable again");
+    assert!(lab.world.now().ms() - start <= 2000);
+}
+
+#[test]
+fn asking_for_an_absent_host_does_not_flood() {
+    let mut lab = network_of(10, 2);
+    lab.join_all(2000);
+    lab.world.run_ms(5000);
+    let before = lab.world.datagrams();
+    let asker = lab.stack(0);
+    for _ in 0..50 {
+        lab.world.tap(lab.leaves[0], lab.network, &arp_request(asker, "10.77.0.98".parse().unwrap()));
+        lab.world.run_ms(20);
+    }
+    let sent = lab.world.datagrams() - before;
+    assert!(sent < 200, "{sent} datagrams for 50 requests");
+}
