@@ -1,0 +1,190 @@
+//! Daemons as their operator sees them: in namespaces of their own, driven by command line, HTTP and files, carrying echo
+//! requests through TAP devices. Needs root and iproute2.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use lab::daemon::Daemon;
+use lab::measure::{PingPlan, ping};
+use lab::netns::{self, Namespace};
+use serde_json::{Value, json};
+
+const HAWSER: &str = env!("CARGO_BIN_EXE_hawser");
+const SOON: Duration = Duration::from_secs(20);
+
+fn hawser(words: &[&str]) -> Output {
+    Command::new(HAWSER).args(words).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A root with a controller at 10.90.0.1 and two hosts on the same Ethernet.
+struct World {
+    dir: tempfile::TempDir,
+    root: Daemon,
+    a: Daemon,
+    b: Daemon,
+    spaces: [Namespace; 3],
+}
+
+impl World {
+    fn new(name: &str) -> World {
+        netns::check_privilege().expect("these tests make namespaces");
+        let space = |tag: &str| Namespace::new(&format!("{name}{tag}")).expect("namespace");
+        let spaces = [space("w"), space("a"), space("b")];
+        netns::bridge(&spaces[0], "br0", "10.90.0.1/24").expect("bridge");
+        for (i, ns) in spaces[1..].iter().enumerate() {
+            netns::plug(&spaces[0], "br0", (ns, "wan0", &format!("10.90.0.{}/24", i + 2))).expect("link");
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let planet = dir.path().join("planet").display().to_string();
+        let secret = dir.path().join("root/identity.secret").display().to_string();
+        netns::run(HAWSER, &["identity", "new", "--out", &secret]).expect("identity");
+        let root = format!("{secret}@10.90.0.1/9993");
+        netns::run(HAWSER, &["planet", "make", "--root", &root, "--out", &planet]).expect("planet");
+        let start = |ns: &Namespace, home: PathBuf| {
+            std::fs::create_dir_all(&home).expect("home");
+            std::fs::copy(&planet, home.join("planet")).expect("planet");
+            Daemon::start(Path::new(HAWSER), ns, &home, &["--shards", "2"]).expect("daemon")
+        };
+        let root = start(&spaces[0], dir.path().join("root"));
+        let a = start(&spaces[1], dir.path().join("a"));
+        let b = start(&spaces[2], dir.path().join("b"));
+        World { dir, root, a, b, spaces }
+    }
+
+    /// A private network with both hosts in it; its ID and their addresses.
+    fn network(&mut self) -> (String, [IpAddr; 2]) {
+        let words =
+            ["controller", "network", "create", "--name", "test", "--subnet", "10.77.0.0/24", "--ipv6", "rfc4193"];
+        let made = self.root.cli(&words).expect("network");
+        let id = made["id"].as_str().expect("id").to_owned();
+        let mut addresses = [IpAddr::from([0, 0, 0, 0]); 2];
+        for (daemon, ip) in [&mut self.a, &mut self.b].into_iter().zip(&mut addresses) {
+            let member = daemon.address().expect("address");
+            self.root.cli(&["controller", "member", "authorize", &id, &member]).expect("authorised");
+            *ip = daemon.join(&id, SOON).expect("joined").parse().expect("address");
+        }
+        (id, addresses)
+    }
+}
+
+fn until(what: &str, mut probe: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !probe() {
+        assert!(Instant::now() < end, "{what} did not happen in time");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn reaches(from: &Namespace, to: IpAddr, size: usize) -> bool {
+    let plan = PingPlan { count: 5, size, ..PingPlan::default() };
+    // No route yet is no answer.
+    from.inside(|| ping(to, plan)).is_ok_and(|pings| pings.answered > 0)
+}
+
+fn device(ns: &Namespace, words: &[&str]) -> String {
+    let out = Command::new("ip").args(["-n", ns.name()]).args(words).output().expect("ip");
+    text(&out.stdout)
+}
+
+#[test]
+fn two_members_of_an_own_controller_ping_each_other_through_their_taps() {
+    let mut world = World::new("ping");
+    let (id, [a_ip, b_ip]) = world.network();
+    assert!(reaches(&world.spaces[1], b_ip, 56), "first contact\n{}", world.a.log_tail());
+    assert!(reaches(&world.spaces[2], a_ip, 56), "and back");
+    assert!(reaches(&world.spaces[1], b_ip, 2700), "frames that take two datagrams");
+    let network = world.b.network(&id).expect("networks").expect("joined");
+    let v6 = network["assignedAddresses"].as_array().expect("list").iter().filter_map(Value::as_str);
+    let v6 =
+        v6.filter_map(|a| a.split('/').next()?.parse::<IpAddr>().ok()).find(IpAddr::is_ipv6).expect("an IPv6 address");
+    until("the IPv6 address answers", || reaches(&world.spaces[1], v6, 56));
+    let b = world.b.address().expect("address");
+    until("a direct path", || !world.a.direct_paths(&b).expect("peers").is_empty());
+    assert!(world.a.status().expect("status")["online"] == json!(true));
+    let name = network["portDeviceName"].as_str().expect("device");
+    let shown = device(&world.spaces[2], &["addr", "show", "dev", name]);
+    assert!(shown.contains("mtu 2800") && shown.contains(network["mac"].as_str().expect("mac")), "{shown}");
+}
+
+#[test]
+fn a_member_that_is_shut_out_gets_nothing_through_and_one_that_leaves_has_no_device() {
+    let mut world = World::new("out");
+    let (id, [_, b_ip]) = world.network();
+    assert!(reaches(&world.spaces[1], b_ip, 56));
+    let b = world.b.address().expect("address");
+    world.root.cli(&["controller", "member", "deauthorize", &id, &b]).expect("shut out");
+    until("frames stop", || !reaches(&world.spaces[1], b_ip, 56));
+    world.a.cli(&["leave", &id]).expect("left");
+    until("the device goes", || !device(&world.spaces[1], &["link", "show"]).contains("zt"));
+    assert!(!world.dir.path().join(format!("a/networks.d/{id}.conf")).exists());
+    assert_eq!(world.a.cli(&["networks"]).expect("networks"), json!([]));
+}
+
+#[test]
+fn a_daemon_that_starts_again_is_in_its_networks_before_anybody_answers() {
+    let mut world = World::new("again");
+    let (id, [a_ip, b_ip]) = world.network();
+    assert!(reaches(&world.spaces[1], b_ip, 56));
+    world.root.stop();
+    let before = world.a.network(&id).expect("networks").expect("joined");
+    world.a.stop();
+    assert!(!device(&world.spaces[1], &["link", "show"]).contains("zt"), "nothing is left behind");
+    assert!(!world.dir.path().join("a/zerotier-one.pid").exists());
+    let home = world.dir.path().join("a");
+    world.a = Daemon::start(Path::new(HAWSER), &world.spaces[1], &home, &["--shards", "2"]).expect("again");
+    until("the device is back", || device(&world.spaces[1], &["addr", "show"]).contains(&a_ip.to_string()));
+    let after = world.a.network(&id).expect("networks").expect("joined");
+    assert_eq!((&after["status"], &after["portDeviceName"]), (&json!("OK"), &before["portDeviceName"]));
+}
+
+#[test]
+fn a_device_that_somebody_removes_is_reported_and_made_again_while_the_rest_goes_on() {
+    let mut world = World::new("gone");
+    let (id, [_, b_ip]) = world.network();
+    assert!(reaches(&world.spaces[1], b_ip, 56));
+    let name =
+        world.a.network(&id).expect("networks").expect("joined")["portDeviceName"].as_str().expect("name").to_owned();
+    world.spaces[1].ip(&["link", "del", &name]).expect("removed");
+    until("the network works again", || reaches(&world.spaces[1], b_ip, 56));
+    assert!(world.a.log_tail().contains("vanished"), "{}", world.a.log_tail());
+}
+
+#[test]
+fn a_link_that_vanishes_is_closed_and_used_again_when_it_is_back() {
+    let mut world = World::new("link");
+    let (_, [_, b_ip]) = world.network();
+    assert!(reaches(&world.spaces[1], b_ip, 56));
+    let listening = |d: &Daemon| d.status().expect("status")["config"]["settings"]["listeningOn"].clone();
+    assert_eq!(listening(&world.a), json!(["10.90.0.2/9993"]));
+    world.spaces[1].ip(&["addr", "del", "10.90.0.2/24", "dev", "wan0"]).expect("removed");
+    until("the socket is closed", || listening(&world.a) == json!([]));
+    world.spaces[1].ip(&["addr", "add", "10.90.0.2/24", "dev", "wan0"]).expect("back");
+    until("the socket is back", || listening(&world.a) == json!(["10.90.0.2/9993"]));
+    until("traffic flows again", || reaches(&world.spaces[1], b_ip, 56));
+}
+
+#[test]
+fn what_the_operator_does_wrong_is_said_with_its_own_exit_code() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let home = dir.path().display().to_string();
+    let nobody = hawser(&["status", "--home", &home]);
+    assert_eq!(nobody.status.code(), Some(3));
+    assert!(text(&nobody.stderr).contains("hawser up --home"), "{}", text(&nobody.stderr));
+    assert_eq!(hawser(&["join", "123", "--home", &home]).status.code(), Some(2));
+    std::fs::write(dir.path().join("local.conf"), r#"{"settings": {"primryPort": 1}}"#).expect("write");
+    let refused = hawser(&["up", "--home", &home]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("did you mean \"primaryPort\"?"), "{}", text(&refused.stderr));
+    std::fs::remove_file(dir.path().join("local.conf")).expect("remove");
+    std::fs::write(dir.path().join("planet"), "not a planet").expect("write");
+    let refused = hawser(&["up", "--home", &home, "--port", "0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("planet: not a planet or moon"), "{}", text(&refused.stderr));
+    assert_eq!(std::fs::read(dir.path().join("planet")).expect("read"), b"not a planet", "left as it was");
+}
