@@ -105,7 +105,8 @@ fn everything_works_under_loss_disorder_and_repetition() {
     lab.world.set_default_link(bad);
     lab.join_all(30_000);
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
-        assert!(lab.first_ping(from, to, 2000, 30_000).is_some(), "{from} to {to}");
+        // A lost MULTICAST_LIKE is repeated after a minute.
+        assert!(lab.first_ping(from, to, 2000, 90_000).is_some(), "{from} to {to}");
     }
     let mut answered = 0;
     for number in 1..=200 {
