@@ -83,6 +83,9 @@ pub struct Config {
     pub shards: usize,
     /// Keep each on a core of its own.
     pub pin: bool,
+    /// The core of the first, counted among those this process may use; the others follow. Gateways that share a host
+    /// should not all begin with the same.
+    pub first_core: usize,
     /// Sizes of each shard's ring.
     pub ring: uring::Config,
 }
@@ -90,7 +93,7 @@ pub struct Config {
 impl Config {
     /// Pinned shards with rings of the usual size.
     pub fn new(own: Address, shards: usize) -> Config {
-        Config { own, shards, pin: true, ring: uring::Config::default() }
+        Config { own, shards, pin: true, first_core: 0, ring: uring::Config::default() }
     }
 }
 
@@ -222,7 +225,7 @@ impl DataPlane {
         let mut plane = DataPlane { shards: Vec::new(), inbox, drops };
         let cores = if config.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         for shard in 0..config.shards.max(1) {
-            let core = cores.get(shard % cores.len().max(1)).copied();
+            let core = cores.get((config.first_core + shard) % cores.len().max(1)).copied();
             let (commands, command_mail) = bounded(COMMANDS_MAX);
             let (sends, send_mail) = bounded(SENDS_MAX);
             let (frames, frame_mail) = bounded(FRAMES_MAX);

@@ -10,7 +10,7 @@ use io_uring::{Submitter, types::BufRingEntry};
 
 use crate::memory::Region;
 
-/// Offset of the ring's tail: it overlays the reserved field of entry 0, which nobody else may write (LIMITS 12.18).
+/// Offset of the ring's tail: it overlays the reserved field of entry 0, which nobody else may write.
 const TAIL_OFFSET: usize = 14;
 
 /// One group of equal buffers.

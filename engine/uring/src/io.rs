@@ -25,7 +25,7 @@ use crate::{
 /// Buffer groups.
 pub(crate) const UDP_GROUP: u16 = 0;
 pub(crate) const TAP_GROUP: u16 = 1;
-/// Bytes reserved in front of a received payload: header, name (fits IPv6), control (fits the GRO size). LIMITS 12.5.
+/// Bytes reserved in front of a received payload: header, name (fits IPv6), control (fits the GRO size).
 pub(crate) const RECEIVE_HEADER_BYTES: usize = 16;
 pub(crate) const RECEIVE_NAME_BYTES: usize = 28;
 pub(crate) const RECEIVE_CONTROL_BYTES: usize = 24;
@@ -33,7 +33,7 @@ pub(crate) const RECEIVE_PREFIX_BYTES: usize = RECEIVE_HEADER_BYTES + RECEIVE_NA
 /// A whole GRO message with what is in front of it.
 const GRO_BUFFER_BYTES: usize = u16::MAX as usize + RECEIVE_PREFIX_BYTES;
 
-/// Submission queue: one turn's sends, TAP writes and re-arms; more than that submits early (LIMITS 12.22).
+/// Submission queue: one turn's sends, TAP writes and re-arms; more than that submits early.
 const SQ_ENTRIES: u32 = 512;
 /// Completions beyond buffers and slots: errors, cancellations, the waker.
 const CQ_SPARE: u32 = 64 + (SOCKETS_MAX + TAPS_MAX) as u32;
@@ -327,7 +327,7 @@ impl Io {
                 while let Some(tap) = self.tap(index).filter(|t| t.armed < wanted && t.closing.is_none()) {
                     tap.armed += 1;
                     let request = if multishot {
-                        // the crate forgets the flag for multishot reads (LIMITS 12.7)
+                        // io-uring 0.7 forgets the flag for multishot reads
                         opcode::ReadMulti::new(file, 0, TAP_GROUP).build().flags(squeue::Flags::FIXED_FILE)
                     } else {
                         let read = opcode::Read::new(file, std::ptr::null_mut(), bytes).buf_group(TAP_GROUP);
@@ -465,7 +465,7 @@ impl Io {
             arguments = arguments.timespec(timeout);
         }
         let entered = if wanted == 0 {
-            // the kernel's deferred work runs only with GETEVENTS, also when nothing is waited for (LIMITS 12.11)
+            // the kernel's deferred work runs only with GETEVENTS, also when nothing is waited for
             // SAFETY: the queue holds `queued` requests, and there is no argument.
             unsafe { submitter.enter::<libc::sigset_t>(queued as u32, 0, EnterFlags::GETEVENTS.bits(), None) }
         } else {

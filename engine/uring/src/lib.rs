@@ -74,15 +74,15 @@ pub type Token = u64;
 pub const SOCKETS_MAX: usize = 256;
 /// Most TAP queues one ring carries.
 pub const TAPS_MAX: usize = 64;
-/// Most datagrams in one GSO send: kernels before mid-2024 refuse more (LIMITS 3.3).
+/// Most datagrams in one GSO send: kernels before mid-2024 refuse more.
 pub const GSO_SEGMENTS_MAX: usize = 64;
 /// Most payload bytes in one GSO send; the kernel's own limit is 65 507 for IPv4.
 pub const GSO_BYTES_MAX: usize = 65_000;
 /// A datagram that waits longer than this for room in its socket's send buffer is given up, with those behind it.
 pub const SEND_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Sizes of a ring's tables. The defaults are those of LIMITS section 14 for UDP with GRO and TAP without super-frames;
-/// memory is only touched as far as it is used.
+/// Sizes of a ring's tables. The defaults suit UDP with GRO and TAP without super-frames; memory is only touched as far
+/// as it is used.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Receive buffers shared by all UDP sockets; a power of two.
@@ -127,7 +127,7 @@ impl Default for Config {
     }
 }
 
-/// Waiting for a batch after a busy turn (LIMITS 2.3). Never applied after a quiet turn, so that a ping is not delayed.
+/// Waiting for a batch after a busy turn. Never applied after a quiet turn, so that a ping is not delayed.
 #[derive(Clone, Copy, Debug)]
 pub struct Gather {
     /// A turn with at least this many messages was busy.

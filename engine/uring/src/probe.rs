@@ -3,8 +3,7 @@
 
 use std::{
     fmt, fs, io,
-    net::UdpSocket,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::net::UnixDatagram},
     time::{Duration, Instant},
 };
 
@@ -169,16 +168,17 @@ pub fn probe() -> Result<Features, Missing> {
     ]))
 }
 
-/// Arms a multishot receive on a loopback socket, sends one datagram and wants to see it arrive with more to come.
+/// Arms a multishot receive, sends one datagram and wants to see it arrive with more to come. Over a pair of local
+/// sockets, because the loopback interface may be down.
 fn multishot_receive(ring: &mut IoUring) -> io::Result<()> {
-    let receiver = UdpSocket::bind("127.0.0.1:0")?;
+    let (receiver, sender) = UnixDatagram::pair()?;
     let header = crate::io::receive_header();
     let fd = types::Fd(std::os::fd::AsRawFd::as_raw_fd(&receiver));
     let receive = opcode::RecvMsgMulti::new(fd, &raw const *header, 0).build().user_data(1);
-    // SAFETY: header and socket live until the request has ended, below; the buffers belong to the caller's group.
+    // SAFETY: the kernel copies the header when it takes the request, which `submit` sees to; the buffers are the caller's.
     unsafe { push(ring, &receive)? };
     ring.submit()?;
-    UdpSocket::bind("127.0.0.1:0")?.send_to(b"probe", receiver.local_addr()?)?;
+    sender.send(b"probe")?;
     let first = wait(ring)?;
     if first.result() < 0 {
         return Err(io::Error::from_raw_os_error(-first.result()));

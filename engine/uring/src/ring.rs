@@ -272,7 +272,7 @@ fn room_for_frames(io: &Io) -> bool {
     io.free_send_slots() >= usize::from(io.config.tap_reserve)
 }
 
-/// A received message: its parts lie at the reserved sizes, not the actual ones (LIMITS 12.5).
+/// A received message: its parts lie at the reserved sizes, not the actual ones.
 struct Message<'a> {
     flags: i32,
     name: &'a [u8],

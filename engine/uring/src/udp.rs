@@ -10,7 +10,7 @@ use std::{
 use crate::sys;
 
 /// Bytes asked for each socket buffer when nothing else is said. A 1400-byte datagram is charged about 2.3 KiB, so this
-/// holds about 2 ms of a full core (LIMITS 12.16).
+/// holds about 2 ms of a full core.
 pub const BUFFER_BYTES: usize = 4 << 20;
 
 /// How to open a socket.

@@ -122,3 +122,10 @@ fn nonsense_in_the_configuration_is_an_error() {
         assert!(Ring::new(config).is_err());
     }
 }
+
+#[test]
+fn the_probe_needs_no_network() {
+    in_namespace_without_loopback(|| {
+        uring::probe::probe().unwrap();
+    });
+}

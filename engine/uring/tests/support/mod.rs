@@ -13,10 +13,17 @@ use uring::{Config, Event, Handler, Io, Ring, Token, udp};
 
 /// Runs a test in a thread with a network namespace of its own. Needs root, and says so.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    in_namespace_without_loopback(|| {
+        ip("link set lo up");
+        test();
+    });
+}
+
+/// The same, with nothing up.
+pub fn in_namespace_without_loopback(test: impl FnOnce() + Send + 'static) {
     assert!(nix::unistd::geteuid().is_root(), "this test makes a network namespace and TAP devices: run it as root");
     let run = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("this test needs CAP_SYS_ADMIN for a network namespace");
-        ip("link set lo up");
         test();
     };
     if let Err(panic) = thread::spawn(run).join() {
