@@ -3,20 +3,25 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body as HttpBody, to_bytes};
+use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
+use axum::serve::{IncomingStream, Listener};
 use serde_json::{Map, Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 use subtle::ConstantTimeEq;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wire::endpoint::Prefix;
 use wire::{Address, NetworkId};
 use zeroize::Zeroizing;
@@ -25,6 +30,8 @@ use zeroize::Zeroizing;
 pub const MAX_PENDING_ASKS: usize = 64;
 /// Connections of each listener that wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 64;
+/// Connections of each listener at a time; more wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 128;
 /// Largest request body, bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// How long the control thread may take before the answer is 503.
@@ -160,20 +167,33 @@ pub type Pending = (Ask, oneshot::Sender<Answer>);
 #[derive(Debug)]
 pub struct Gate {
     token: Zeroizing<String>,
-    allow_from: Vec<Prefix>,
-    /// Requests refused, by a wrong token or a source that is not allowed.
-    pub refused: AtomicU64,
+    allow_from: RwLock<Vec<Prefix>>,
+    refused: AtomicU64,
 }
 
 impl Gate {
     /// A gate that opens for `token`, from loopback and `allow_from`.
     pub fn new(token: Zeroizing<String>, allow_from: Vec<Prefix>) -> Gate {
-        Gate { token, allow_from, refused: AtomicU64::new(0) }
+        Gate { token, allow_from: RwLock::new(allow_from), refused: AtomicU64::new(0) }
+    }
+
+    /// From now on these may ask, besides loopback. Where the API listens does not change.
+    pub fn allow_from(&self, prefixes: Vec<Prefix>) {
+        *self.allow_from.write().unwrap_or_else(PoisonError::into_inner) = prefixes;
+    }
+
+    /// Requests refused so far, by a wrong token or a source that is not allowed.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn prefixes(&self) -> RwLockReadGuard<'_, Vec<Prefix>> {
+        self.allow_from.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn source_allowed(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        ip.is_loopback() || self.allow_from.iter().any(|p| p.contains(ip))
+        ip.is_loopback() || self.prefixes().iter().any(|p| p.contains(ip))
     }
 
     /// Only the first token that is present counts: a wrong header is not rescued by a right query.
@@ -279,7 +299,7 @@ struct Server {
 
 /// Where the API listens: loopback, or everywhere if somebody else may ask.
 pub fn listen_addresses(port: u16, gate: &Gate) -> [SocketAddr; 2] {
-    if gate.allow_from.is_empty() {
+    if gate.prefixes().is_empty() {
         return [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
     }
     [(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
@@ -301,10 +321,72 @@ pub fn listen(at: SocketAddr) -> io::Result<TcpListener> {
 /// Serves one listener until the runtime ends.
 pub async fn serve(listener: TcpListener, gate: Arc<Gate>, asks: mpsc::Sender<Pending>) -> io::Result<()> {
     let app = Router::new().fallback(handle).with_state(Server { gate, asks });
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+    let listener = Limited { listener, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+    axum::serve(listener, app.into_make_service_with_connect_info::<Source>()).await
 }
 
-async fn handle(State(server): State<Server>, ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request) -> Response {
+/// A listener that has at most [`MAX_CONNECTIONS`] open.
+struct Limited {
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+/// An accepted connection.
+struct Connection {
+    stream: TcpStream,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+struct Source(SocketAddr);
+
+impl Listener for Limited {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let permit = self.permits.clone().acquire_owned().await.ok();
+        let (stream, from) = Listener::accept(&mut self.listener).await;
+        (Connection { stream, _permit: permit }, from)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Limited>> for Source {
+    fn connect_info(stream: IncomingStream<'_, Limited>) -> Source {
+        Source(*stream.remote_addr())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+async fn handle(
+    State(server): State<Server>,
+    ConnectInfo(Source(from)): ConnectInfo<Source>,
+    request: Request,
+) -> Response {
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
     let jsonp = parameter(query, "jsonp");
@@ -443,6 +525,32 @@ mod tests {
         assert_eq!(refused.code, 500);
         let Body::Text(text) = refused.body else { panic!("a reason") };
         assert!(text.starts_with("{\"error\": 500, \"description\": "), "{text}");
+    }
+
+    #[test]
+    fn connections_beyond_the_bound_wait_until_others_close() {
+        use std::io::{Read, Write};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).expect("listener");
+            let at = listener.local_addr().expect("address");
+            let (asks, _asked) = mpsc::channel(1);
+            tokio::spawn(serve(listener, Arc::new(gate(&[])), asks));
+            let client = tokio::task::spawn_blocking(move || {
+                let connect = |_| std::net::TcpStream::connect(at).expect("connect");
+                let mut held: Vec<_> = (0..MAX_CONNECTIONS).map(connect).collect();
+                let mut one_more = connect(0);
+                one_more.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
+                one_more.write_all(b"GET /nosuch HTTP/1.1\r\n\r\n").expect("request");
+                let mut answer = [0; 12];
+                assert!(one_more.read_exact(&mut answer).is_err(), "not served yet");
+                held.truncate(MAX_CONNECTIONS / 2);
+                one_more.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+                one_more.read_exact(&mut answer).expect("served now");
+                assert_eq!(&answer, b"HTTP/1.1 401");
+            });
+            client.await.expect("client");
+        });
     }
 
     #[test]

@@ -449,17 +449,21 @@ impl NetworkSettings {
         }
         let mut routes: Vec<Value> = Vec::new();
         if let Some(subnet) = &self.subnet {
-            let (first, last) = tools::hosts(subnet)
-                .ok_or_else(|| CliError::Failed(format!("--subnet {subnet}: not an IPv4 subnet like 10.147.20.0/24")))?;
+            let (first, last) = tools::hosts(subnet).ok_or_else(|| {
+                CliError::Failed(format!("--subnet {subnet}: not an IPv4 subnet like 10.147.20.0/24"))
+            })?;
             record.insert("ipAssignmentPools".into(), json!([{"ipRangeStart": first, "ipRangeEnd": last}]));
             record.insert("v4AssignMode".into(), json!({"zt": true}));
             routes.push(json!({"target": subnet, "via": null}));
         }
         for route in &self.routes {
             let (target, via) = route.split_once('@').map_or((route.as_str(), None), |(t, v)| (t, Some(v)));
-            if target.parse::<wire::endpoint::Prefix>().is_err() || via.is_some_and(|v| v.parse::<std::net::IpAddr>().is_err())
+            if target.parse::<wire::endpoint::Prefix>().is_err()
+                || via.is_some_and(|v| v.parse::<std::net::IpAddr>().is_err())
             {
-                return Err(CliError::Failed(format!("--route {route}: not TARGET or TARGET@VIA, like 10.1.0.0/16@10.147.20.2")));
+                return Err(CliError::Failed(format!(
+                    "--route {route}: not TARGET or TARGET@VIA, like 10.1.0.0/16@10.147.20.2"
+                )));
             }
             routes.push(json!({"target": target, "via": via}));
         }
@@ -468,7 +472,10 @@ impl NetworkSettings {
         }
         if !self.ipv6.is_empty() {
             let mode = |m: &str| self.ipv6.iter().any(|i| i == m);
-            record.insert("v6AssignMode".into(), json!({"zt": false, "rfc4193": mode("rfc4193"), "6plane": mode("6plane")}));
+            record.insert(
+                "v6AssignMode".into(),
+                json!({"zt": false, "rfc4193": mode("rfc4193"), "6plane": mode("6plane")}),
+            );
         }
         if let Some(config) = &self.config {
             record.extend(parse_object(config)?.as_object().cloned().unwrap_or_default());
@@ -549,7 +556,8 @@ mod tests {
 
     #[test]
     fn a_wrong_id_is_a_usage_error() {
-        for line in ["hawser join 123", "hawser up --shards 0", "hawser up --port 70000", "hawser planet make --out p"] {
+        for line in ["hawser join 123", "hawser up --shards 0", "hawser up --port 70000", "hawser planet make --out p"]
+        {
             let e = Cli::try_parse_from(line.split_whitespace()).expect_err(line);
             assert_eq!(e.exit_code(), 2, "{line}");
         }

@@ -80,7 +80,8 @@ impl Client {
     /// Reads where the daemon of `home` is and what it wants to hear.
     pub fn of(home: &Home) -> Result<Client, ClientError> {
         let (port, token) = home.daemon()?;
-        let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None);
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None);
         Ok(Client { agent: config.build().into(), home: home.root().display().to_string(), port, token })
     }
 

@@ -1,6 +1,9 @@
 //! The control thread: it holds the node and the controller, tells them what happened, and does what they say. Every
 //! other part of the gateway is reached from here by a bounded queue, and none of them is ever waited for.
 
+mod answers;
+mod counts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use controller::{Controller, FileStorage};
 use node::{LocalSocketId, Node, Output, PlanChange, StateKey};
-use serde_json::{Map, Value, json};
 use shard::{SocketId, Update};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -18,20 +20,21 @@ use wire::endpoint::{Prefix, to_text};
 use wire::world::{World, WorldKind};
 use wire::{Address, Mac, NetworkId, Now, SecretIdentity};
 
-use crate::api::{Allow, Answer, Ask, Body, ControllerAsk, Pending};
+use crate::api::{Gate, Pending};
 use crate::dataplane::{DataPlane, FromShard};
 use crate::home::{Home, PUBLIC, signer_file};
 use crate::links::{Filter, LinkChange, Links};
 use crate::local_conf::LocalConf;
 use crate::netlink::{Interface, InterfaceAddress};
 use crate::network_conf::NetworkConf;
-use crate::objects::{self, PortFacts, StatusFacts};
 use crate::proof::Prover;
 use crate::taps::{Desired, Order, PortError, Report};
 use crate::writer::Writer;
 
 /// Events of shards handled before everything else gets its turn again.
 const MAX_BATCH: usize = 256;
+/// How often local.conf is looked at. // spec: service, "Periodic work visible to operators"
+const CONF_CHECK_MS: u64 = 10_000;
 /// How long the end of the program waits for the TAPs to be cleared.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -70,12 +73,13 @@ struct Port {
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     sends_refused: u64,
-    controller_requests: u64,
 }
 
 /// Everything the control thread holds.
 pub struct Control {
     p: Parts,
+    filter: Filter,
+    next_conf_check_ms: u64,
     links: Links,
     networks: BTreeMap<NetworkId, Port>,
     /// Networks whose TAP is to be looked at.
@@ -107,8 +111,12 @@ pub struct Parts {
     pub home: Home,
     /// The operator's settings.
     pub conf: LocalConf,
-    /// Which addresses are links.
-    pub filter: Filter,
+    /// When that file was last written.
+    pub conf_modified: Option<SystemTime>,
+    /// Loopback addresses are links too.
+    pub allow_loopback: bool,
+    /// Who may use the API.
+    pub gate: Arc<Gate>,
     /// Port in use.
     pub port: u16,
     /// Packet threads.
@@ -129,6 +137,24 @@ pub struct Parts {
     pub prover: Prover,
     /// The way to the TAP task.
     pub orders: mpsc::Sender<Order>,
+}
+
+/// The settings that the node acts on.
+pub fn node_settings(conf: &LocalConf, allow_loopback: bool) -> node::Settings {
+    let physical = conf.physical.iter().map(|p| node::PhysicalNetwork {
+        prefix: p.net,
+        blacklist: p.blacklist,
+        trusted_path_id: p.trusted_path_id,
+        mtu: p.mtu,
+    });
+    node::Settings {
+        physical: physical.collect(),
+        peer_blacklists: conf.peers.iter().map(|(peer, v)| (*peer, v.blacklist.clone())).collect(),
+        peer_hints: conf.peers.iter().map(|(peer, v)| (*peer, v.try_at.clone())).collect(),
+        controller: true,
+        allow_loopback,
+        ..node::Settings::default()
+    }
 }
 
 fn node_socket(id: SocketId) -> LocalSocketId {
@@ -157,8 +183,7 @@ fn node_activity(a: &shard::Activity) -> node::Activity {
 fn shard_update(own: Address, change: PlanChange) -> Update {
     match change {
         PlanChange::Peer { address, keys, suite, route, .. } => {
-            let route =
-                route.map(|r| shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu });
+            let route = route.map(|r| shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu });
             Update::Peer { address, keys, suite, route }
         }
         PlanChange::PeerGone(address) => Update::PeerGone(address),
@@ -178,10 +203,11 @@ enum Step {
 impl Control {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Control {
-        let links = Links::new(parts.port, parts.shards);
         Control {
+            filter: Filter::new(&parts.conf, parts.allow_loopback),
+            next_conf_check_ms: parts.clock.now().ms() + CONF_CHECK_MS,
+            links: Links::new(parts.port, parts.shards),
             p: parts,
-            links,
             networks: BTreeMap::new(),
             dirty: BTreeSet::new(),
             broken_taps: BTreeSet::new(),
@@ -211,15 +237,15 @@ impl Control {
             let step = tokio::select! {
                 event = self.p.dataplane.recv() => {
                     let now = self.p.clock.now();
-                    self.from_shard(now, event);
+                    self.shard_says(now, event);
                     for _ in 1..MAX_BATCH {
                         let Some(event) = self.p.dataplane.try_recv() else { break };
-                        self.from_shard(now, event);
+                        self.shard_says(now, event);
                     }
                     Step::Go
                 }
                 Some(report) = inbox.reports.recv() => {
-                    self.from_taps(self.p.clock.now(), report);
+                    self.taps_say(self.p.clock.now(), report);
                     Step::Go
                 }
                 Some((ask, reply)) = inbox.asks.recv() => {
@@ -235,7 +261,7 @@ impl Control {
                 _ = interrupt.recv() => Step::Stop,
                 _ = quit.recv() => Step::Stop,
                 _ = hang_up.recv() => {
-                    info!("hang-up ignored: settings are read at start");
+                    info!("hang-up ignored: settings are read again by themselves when their file changes");
                     Step::Go
                 }
             };
@@ -245,6 +271,8 @@ impl Control {
             self.due(self.p.clock.now());
             self.settle(self.p.clock.now());
         }
+        // Nobody may wait for this thread any more.
+        drop(inbox);
         let failed = self.failed.take();
         self.stop().await;
         failed.map_or(Ok(()), Err)
@@ -267,7 +295,7 @@ impl Control {
 
     fn next_due_ms(&self) -> u64 {
         let due = [self.p.node.poll_timeout(), self.p.controller.poll_timeout(), self.links.next_retry_ms()];
-        due.into_iter().flatten().min().unwrap_or(u64::MAX / 2000)
+        due.into_iter().flatten().fold(self.next_conf_check_ms, u64::min)
     }
 
     fn due(&mut self, now: Now) {
@@ -281,15 +309,38 @@ impl Control {
         if is_due(self.links.next_retry_ms()) {
             self.bind_links(now);
         }
+        if is_due(Some(self.next_conf_check_ms)) {
+            self.next_conf_check_ms = now.ms() + CONF_CHECK_MS;
+            self.check_conf(now);
+        }
+    }
+
+    /// Takes over a local.conf that was written since. One that is wrong changes nothing; ports change at start only.
+    fn check_conf(&mut self, now: Now) {
+        let modified = self.p.home.local_conf_modified();
+        if modified == self.p.conf_modified {
+            return;
+        }
+        self.p.conf_modified = modified;
+        let conf = match LocalConf::load(&self.p.home.local_conf()) {
+            Ok(conf) => conf,
+            Err(e) => return error!("{e}; the settings in force stay"),
+        };
+        info!("local.conf read again");
+        self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback));
+        self.p.gate.allow_from(conf.settings.allow_management_from.clone());
+        self.filter = Filter::new(&conf, self.p.allow_loopback);
+        self.p.conf = conf;
+        self.bind_links(now);
     }
 
     /// Does what node and controller say until both are silent.
     fn settle(&mut self, now: Now) {
         loop {
             if let Some(output) = self.p.node.poll_output() {
-                self.from_node(now, output);
+                self.node_says(now, output);
             } else if let Some(output) = self.p.controller.poll_output() {
-                self.from_controller(now, output);
+                self.controller_says(now, output);
             } else {
                 break;
             }
@@ -297,7 +348,7 @@ impl Control {
         self.order_taps();
     }
 
-    fn from_node(&mut self, now: Now, output: Output) {
+    fn node_says(&mut self, now: Now, output: Output) {
         match output {
             Output::Send { socket, remote, ttl, datagram } => self.send(socket, remote, ttl, datagram),
             Output::Deliver { network, frame } => self.p.dataplane.deliver(network, frame),
@@ -307,7 +358,6 @@ impl Control {
             }
             Output::Plan(change) => self.p.dataplane.update(shard_update(self.p.node.address(), change)),
             Output::ControllerRequest { network, member, packet_id, metadata, physical } => {
-                self.counters.controller_requests += 1;
                 let request = controller::Request { network, member, packet_id, metadata, physical };
                 self.p.controller.handle_request(now, request);
             }
@@ -333,7 +383,7 @@ impl Control {
         }
     }
 
-    fn from_controller(&mut self, now: Now, output: controller::Output) {
+    fn controller_says(&mut self, now: Now, output: controller::Output) {
         use controller::Output::{Event, Push, Reply, Revoke};
         match output {
             Reply { to, verb, payload, .. } => self.p.node.controller_reply(now, to, verb, payload),
@@ -348,7 +398,7 @@ impl Control {
         }
     }
 
-    fn from_shard(&mut self, now: Now, event: FromShard) {
+    fn shard_says(&mut self, now: Now, event: FromShard) {
         let node = &mut self.p.node;
         match event {
             FromShard::Datagram { socket, remote, mut bytes } => {
@@ -391,7 +441,7 @@ impl Control {
         self.p.node.remove_socket(now, link.id);
     }
 
-    fn from_taps(&mut self, now: Now, report: Report) {
+    fn taps_say(&mut self, now: Now, report: Report) {
         match report {
             Report::Up(id, name, queues) => {
                 let Some(port) = self.networks.get_mut(&id) else { return };
@@ -422,7 +472,10 @@ impl Control {
 
     fn bind_links(&mut self, now: Now) {
         let overlay = self.overlay().map(|p| p.addr).collect();
-        let wanted = self.p.filter.wanted(&self.interfaces, &self.addresses, &overlay);
+        let ours: BTreeSet<&str> = self.networks.values().filter_map(|port| port.device.as_deref()).collect();
+        let others: Vec<Interface> =
+            self.interfaces.iter().filter(|i| !ours.contains(i.name.as_str())).cloned().collect();
+        let wanted = self.filter.wanted(&others, &self.addresses, &overlay);
         for change in self.links.reconcile(now.ms(), &wanted) {
             match change {
                 LinkChange::Opened(link, sockets) => {
@@ -515,7 +568,9 @@ impl Control {
                 info!(%peer, remote = to_text(*remote), link, "direct path");
             }
             PeerRelayed { peer } => info!(%peer, "no direct path any more: relayed"),
-            IdentityCollision { reporter, confirmed: false } => warn!(%reporter, "says that another node has our address"),
+            IdentityCollision { reporter, confirmed: false } => {
+                warn!(%reporter, "says that another node has our address")
+            }
             IdentityCollision { reporter, confirmed: true } => {
                 error!(%reporter, "another node has our address: move identity.* away and start again");
             }
@@ -528,178 +583,5 @@ impl Control {
         if matches!(event, Online | Offline) {
             self.dirty.extend(self.networks.keys());
         }
-    }
-}
-
-/// The operator's questions.
-impl Control {
-    fn answer(&mut self, now: Now, ask: Ask, reply: oneshot::Sender<Answer>) {
-        debug!(?ask, "API");
-        let answer = match ask {
-            Ask::Status => Answer::ok(self.status(now)),
-            Ask::Health => Answer::ok(objects::health(now, self.p.node.is_online())),
-            Ask::Config => Answer::ok(self.p.conf.raw.clone().into()),
-            Ask::Networks => Answer::ok(self.networks.keys().filter_map(|id| self.network(*id)).collect()),
-            Ask::Network(id) => match self.network(id) {
-                Some(object) => Answer::ok(object),
-                None => Answer { code: 404, body: Body::Json(json!({})) },
-            },
-            Ask::Join(id, allow) => self.join(now, id, allow),
-            Ask::Leave(id) => self.leave(now, id),
-            Ask::Peers => Answer::ok(self.peers(now).into()),
-            Ask::Peer(address) => {
-                let wanted = address.to_string();
-                let object = self.peers(now).into_iter().find(|p| p["address"] == wanted.as_str());
-                Answer::ok(object.unwrap_or_else(|| json!({})))
-            }
-            Ask::Controller(ask) => self.ask_controller(now, ask),
-        };
-        let _ = reply.send(answer);
-    }
-
-    fn status(&self, now: Now) -> Value {
-        let facts = StatusFacts {
-            identity: self.p.identity.public(),
-            online: self.p.node.is_online(),
-            planet: &self.p.planet,
-            local_conf: &self.p.conf.raw,
-            port: self.p.port,
-            home: self.p.home.root().display().to_string(),
-            listening: self.links.iter().map(|l| l.local).collect(),
-            surface: self.p.node.surfaces(now).0,
-            shards: self.p.shards,
-            counters: self.count(),
-        };
-        objects::status(now, &facts)
-    }
-
-    /// Every counter of every room that is not zero.
-    fn count(&self) -> Value {
-        let node: Map<String, Value> =
-            self.p.node.counters().iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k.to_owned(), n.into())).collect();
-        json!({
-            "node": node,
-            "gateway": {
-                "controllerRequests": self.counters.controller_requests,
-                "proofsDropped": self.p.prover.dropped,
-                "sendsRefused": self.counters.sends_refused,
-                "writesFailed": self.p.writer.failures(),
-            },
-        })
-    }
-
-    fn network(&self, id: NetworkId) -> Option<Value> {
-        let (network, port) = (self.p.node.networks().get(id)?, self.networks.get(&id)?);
-        let facts = PortFacts {
-            device: port.device.as_deref(),
-            error: port.error.as_ref(),
-            problem: port.problem.as_deref(),
-            conf: port.conf.clone(),
-        };
-        Some(objects::network(network, &facts))
-    }
-
-    fn peers(&self, now: Now) -> Vec<Value> {
-        let port_of = |id: LocalSocketId| self.links.get(id).map_or(0, |l| l.local.port());
-        let trusted = |remote: SocketAddr| {
-            let inside = self.p.conf.physical.iter().filter(|p| p.net.contains(remote.ip()));
-            inside.min_by_key(|p| p.net.bits).map_or(0, |p| p.trusted_path_id)
-        };
-        self.p.node.peers(now).iter().map(|p| objects::peer(now, p, port_of, trusted)).collect()
-    }
-
-    // spec: service, "Node endpoints"
-    fn join(&mut self, now: Now, id: NetworkId, allow: Allow) -> Answer {
-        let is_new = !self.networks.contains_key(&id);
-        if is_new && self.networks.len() >= crate::home::MAX_NETWORKS {
-            return Answer::error(503, "too many networks are joined");
-        }
-        let port = self.networks.entry(id).or_default();
-        let conf = &mut port.conf;
-        if let Some(managed) = allow.managed {
-            conf.allow_managed = managed;
-        }
-        conf.allow_global = allow.global.unwrap_or(conf.allow_global);
-        conf.allow_default = allow.default.unwrap_or(conf.allow_default);
-        conf.allow_dns = allow.dns.unwrap_or(conf.allow_dns);
-        self.p.writer.replace(self.p.home.network_local(id), PUBLIC, conf.to_text().into_bytes());
-        if is_new {
-            info!(network = %id, "joining");
-            // That the file exists means joined; its content comes with the first configuration.
-            self.p.writer.replace(self.p.home.network(id), PUBLIC, b"\n".to_vec());
-            self.p.node.join(now, id, None);
-        }
-        self.dirty.insert(id);
-        self.network(id).map_or_else(Answer::not_found, Answer::ok)
-    }
-
-    fn leave(&mut self, now: Now, id: NetworkId) -> Answer {
-        if self.networks.remove(&id).is_none() {
-            return Answer::ok(json!({}));
-        }
-        info!(network = %id, "leaving");
-        self.p.node.leave(now, id);
-        self.p.dataplane.remove_tap(id);
-        self.settle(now);
-        self.p.writer.remove(self.p.home.network(id));
-        self.p.writer.remove(self.p.home.network_local(id));
-        self.dirty.insert(id);
-        Answer::ok(json!({"result": true}))
-    }
-
-    // spec: controller, "REST interface"
-    fn ask_controller(&mut self, now: Now, ask: ControllerAsk) -> Answer {
-        let c = &mut self.p.controller;
-        let found = |value: Option<Value>| value.map_or_else(Answer::not_found, Answer::ok);
-        match ask {
-            ControllerAsk::State => {
-                let text = format!(
-                    "{{\n\t\"controller\": true,\n\t\"apiVersion\": {},\n\t\"clock\": {},\n\t\"databaseReady\": true\n}}\n",
-                    crate::api::CONTROLLER_API_VERSION,
-                    now.unix_ms
-                );
-                Answer { code: 200, body: Body::Text(text) }
-            }
-            ControllerAsk::Networks => Answer::ok(c.networks_json()),
-            ControllerAsk::NetworkRecords => Answer::ok(c.networks_full_json()),
-            ControllerAsk::Create(Some(own), _) if own != c.address() => Answer { code: 400, body: Body::Empty },
-            ControllerAsk::Create(_, body) => {
-                changed(c.create_network(now, &Value::Object(body)).map(|(_, record)| record.clone()))
-            }
-            ControllerAsk::Network(id) => found(c.network(id).cloned().map(Value::Object)),
-            ControllerAsk::SetNetwork(id, body) => {
-                changed(c.update_network(now, id, &Value::Object(body)).cloned())
-            }
-            ControllerAsk::DeleteNetwork(id) => deleted(c.delete_network(now, id)),
-            ControllerAsk::Members(id) => found(c.members_json(id)),
-            ControllerAsk::MemberRecords(id) => found(c.members_full_json(id)),
-            ControllerAsk::Member(id, who) => found(c.member(id, who).cloned().map(Value::Object)),
-            ControllerAsk::SetMember(id, who, body) => {
-                changed(c.update_member(now, id, who, &Value::Object(body)).cloned())
-            }
-            ControllerAsk::DeleteMember(id, who) => deleted(c.delete_member(now, id, who)),
-        }
-    }
-}
-
-fn changed(result: Result<controller::Record, controller::Error>) -> Answer {
-    match result {
-        Ok(record) => Answer::ok(Value::Object(record)),
-        Err(e) => refused(&e),
-    }
-}
-
-fn deleted(result: Result<Option<controller::Record>, controller::Error>) -> Answer {
-    match result {
-        Ok(Some(record)) => Answer::ok(Value::Object(record)),
-        Ok(None) => Answer::not_found(),
-        Err(e) => refused(&e),
-    }
-}
-
-fn refused(e: &controller::Error) -> Answer {
-    match e {
-        controller::Error::UnknownNetwork(_) => Answer::not_found(),
-        _ => Answer::error(400, &e.to_string()),
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::SystemTime;
 
 use controller::{Controller, FileStorage};
 use node::Node;
@@ -15,10 +16,10 @@ use wire::{NetworkId, SecretIdentity};
 
 use crate::api::{self, Gate, MAX_PENDING_ASKS};
 use crate::cli::UpArgs;
-use crate::control::{Clock, Control, Inbox, Parts};
+use crate::control::{Clock, Control, Inbox, Parts, node_settings};
 use crate::dataplane::{self, DataPlane};
 use crate::home::{DEFAULT_PORT, Home, HomeError, Loaded, PUBLIC};
-use crate::links::{self, Filter};
+use crate::links;
 use crate::local_conf::{ConfError, LocalConf};
 use crate::netlink::Netlink;
 use crate::proof::Prover;
@@ -73,6 +74,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> UpError {
 pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     start_logging();
     let _lock = home.lock()?;
+    let conf_modified = home.local_conf_modified();
     let conf = LocalConf::load(&home.local_conf())?;
     if !home.identity_secret().exists() {
         info!("making an identity; its address is a proof of work, this takes some seconds");
@@ -88,7 +90,7 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     if !nix::unistd::geteuid().is_root() {
         warn!("not root: TAP devices cannot be made, so networks will be in state PORT_ERROR");
     }
-    tokio_uring::start(up(home.clone(), args.clone(), conf, loaded, port, shards))
+    tokio_uring::start(up(home.clone(), args.clone(), (conf, conf_modified), loaded, port, shards))
 }
 
 fn start_logging() {
@@ -105,31 +107,21 @@ fn report_kernel() -> Result<(), UpError> {
     for line in features.to_string().lines() {
         debug!("kernel: {line}");
     }
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     let missing: Vec<_> = features.missing().collect();
-    if missing.is_empty() {
-        info!("kernel: everything the data path can use is there");
-    }
+    let (minimum, recommended) = (uring::probe::MINIMUM_KERNEL, uring::probe::RECOMMENDED_KERNEL);
+    info!(
+        release,
+        minimum,
+        recommended,
+        "kernel: {} of {} features",
+        features.0.len() - missing.len(),
+        features.0.len()
+    );
     for feature in missing {
         warn!("kernel: no {} (Linux {}): {}", feature.name, feature.since, feature.without);
     }
     Ok(())
-}
-
-fn node_settings(conf: &LocalConf, allow_loopback: bool) -> node::Settings {
-    let physical = conf.physical.iter().map(|p| node::PhysicalNetwork {
-        prefix: p.net,
-        blacklist: p.blacklist,
-        trusted_path_id: p.trusted_path_id,
-        mtu: p.mtu,
-    });
-    node::Settings {
-        physical: physical.collect(),
-        peer_blacklists: conf.peers.iter().map(|(peer, v)| (*peer, v.blacklist.clone())).collect(),
-        peer_hints: conf.peers.iter().map(|(peer, v)| (*peer, v.try_at.clone())).collect(),
-        controller: true,
-        allow_loopback,
-        ..node::Settings::default()
-    }
 }
 
 fn make_node(
@@ -170,7 +162,7 @@ fn make_controller(
 async fn up(
     home: Home,
     args: UpArgs,
-    conf: LocalConf,
+    (conf, conf_modified): (LocalConf, Option<SystemTime>),
     loaded: Loaded,
     port: u16,
     shards: usize,
@@ -196,19 +188,15 @@ async fn up(
     let taps = Taps::new(netlink, shards, device_names(&home), reports);
     let taps = tokio::task::spawn_local(taps.run(ordered, changes));
 
-    let filter = Filter {
-        bind: conf.settings.bind.clone(),
-        interface_prefix_blacklist: conf.settings.interface_prefix_blacklist.clone(),
-        blacklist: conf.physical.iter().filter(|p| p.blacklist).map(|p| p.net).collect(),
-        allow_loopback: args.allow_loopback,
-    };
     let writer = Writer::start(UringStore);
     writer.replace(home.pid(), PUBLIC, std::process::id().to_string().into_bytes());
     let mut control = Control::new(Parts {
         clock,
         home,
         conf,
-        filter,
+        conf_modified,
+        allow_loopback: args.allow_loopback,
+        gate,
         port,
         shards,
         identity,

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nix::fcntl::{Flock, FlockArg};
 use rand::distr::{Distribution, Uniform};
@@ -173,6 +174,11 @@ impl Home {
         self.root.join("local.conf")
     }
 
+    /// When the operator's settings were last written.
+    pub fn local_conf_modified(&self) -> Option<SystemTime> {
+        fs::metadata(self.local_conf()).and_then(|m| m.modified()).ok()
+    }
+
     /// The port in use, decimal.
     pub fn port(&self) -> PathBuf {
         self.root.join("zerotier-one.port")
@@ -255,12 +261,11 @@ impl Home {
         };
         let bytes = Zeroizing::new(bytes);
         let text = std::str::from_utf8(&bytes).map_err(|_| self.corrupt(file.clone(), "not text".into(), or))?;
-        let identity: SecretIdentity = text
-            .trim()
-            .parse()
-            .map_err(|e| self.corrupt(file.clone(), format!("not a secret identity ({e})"), or))?;
+        let identity: SecretIdentity =
+            text.trim().parse().map_err(|e| self.corrupt(file.clone(), format!("not a secret identity ({e})"), or))?;
         if let Some(public) = public.filter(|p| p != identity.public()) {
-            let reason = format!("is of {}, but identity.secret is of {}", public.address(), identity.public().address());
+            let reason =
+                format!("is of {}, but identity.secret is of {}", public.address(), identity.public().address());
             let or = ", or remove it: it is written anew from identity.secret";
             return Err(self.corrupt(self.identity_public(), reason, or));
         }
@@ -334,7 +339,8 @@ impl Home {
             }
             let local = self.network_local(id);
             let text = String::from_utf8_lossy(&self.read(&local)?.unwrap_or_default()).into_owned();
-            let conf = NetworkConf::parse(&text).map_err(|reason| self.corrupt(local, reason, ", or correct the line"))?;
+            let conf =
+                NetworkConf::parse(&text).map_err(|reason| self.corrupt(local, reason, ", or correct the line"))?;
             networks.push(JoinedNetwork { id, cached, conf });
         }
         Ok(networks)
@@ -370,7 +376,8 @@ impl Home {
         };
         let bytes = self.read(&self.port())?.ok_or_else(|| missing(self.port(), "there is no such file"))?;
         let port = String::from_utf8_lossy(&bytes).trim().parse();
-        let port = port.map_err(|_| self.corrupt(self.port(), "not a port number".into(), ", or restart the daemon"))?;
+        let port =
+            port.map_err(|_| self.corrupt(self.port(), "not a port number".into(), ", or restart the daemon"))?;
         let token = self.load_token()?.ok_or_else(|| missing(self.token(), "there is no such file"))?;
         Ok((port, token))
     }
@@ -382,9 +389,11 @@ impl Home {
 
     fn read(&self, file: &Path) -> Result<Option<Vec<u8>>, HomeError> {
         match fs::metadata(file) {
-            Ok(m) if m.len() > MAX_FILE_BYTES => {
-                Err(self.corrupt(file.to_owned(), format!("{} bytes long, at most {MAX_FILE_BYTES} are read", m.len()), ""))
-            }
+            Ok(m) if m.len() > MAX_FILE_BYTES => Err(self.corrupt(
+                file.to_owned(),
+                format!("{} bytes long, at most {MAX_FILE_BYTES} are read", m.len()),
+                "",
+            )),
             _ => match fs::read(file) {
                 Ok(bytes) => Ok(Some(bytes)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

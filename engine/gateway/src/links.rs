@@ -9,6 +9,7 @@ use node::LocalSocketId;
 use wire::endpoint::{Prefix, Scope, scope};
 
 use crate::backoff::Backoff;
+use crate::local_conf::LocalConf;
 use crate::netlink::{Interface, InterfaceAddress};
 
 /// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
@@ -45,6 +46,16 @@ pub struct Wanted {
 }
 
 impl Filter {
+    /// What the operator's settings say.
+    pub fn new(conf: &LocalConf, allow_loopback: bool) -> Filter {
+        Filter {
+            bind: conf.settings.bind.clone(),
+            interface_prefix_blacklist: conf.settings.interface_prefix_blacklist.clone(),
+            blacklist: conf.physical.iter().filter(|p| p.blacklist).map(|p| p.net).collect(),
+            allow_loopback,
+        }
+    }
+
     /// The link addresses among `addresses`, leaving out `overlay`, our own addresses inside networks.
     pub fn wanted(
         &self,
@@ -242,8 +253,13 @@ mod tests {
 
     #[test]
     fn only_routable_addresses_of_real_interfaces_are_links() {
-        let interfaces =
-            [interface(1, "lo"), interface(2, "eth0"), interface(3, "ztgrshixuw"), interface(4, "docker0"), interface(5, "wg0")];
+        let interfaces = [
+            interface(1, "lo"),
+            interface(2, "eth0"),
+            interface(3, "ztgrshixuw"),
+            interface(4, "docker0"),
+            interface(5, "wg0"),
+        ];
         let mut privacy = address(2, "2001:db8::99");
         privacy.passing = true;
         let addresses = [

@@ -229,7 +229,8 @@ fn physical(nets: &Map<String, Value>) -> Result<Vec<Physical>, Problem> {
     let mut all = Vec::with_capacity(nets.len());
     for (name, entry) in nets {
         let place = format!("physical.{name:?}");
-        let net = name.parse().map_err(|_| wrong("physical", &Value::from(name.as_str()), "a network like 10.0.0.0/8"))?;
+        let net =
+            name.parse().map_err(|_| wrong("physical", &Value::from(name.as_str()), "a network like 10.0.0.0/8"))?;
         let mut p = Physical { net, blacklist: false, trusted_path_id: 0, mtu: None };
         for (key, value) in object(entry, &place)? {
             let at = format!("{place}.{key}");
@@ -256,7 +257,8 @@ fn peers(table: &Map<String, Value>) -> Result<BTreeMap<Address, Virtual>, Probl
     let mut all = BTreeMap::new();
     for (name, entry) in table {
         let place = format!("virtual.{name:?}");
-        let peer = name.parse().map_err(|_| wrong("virtual", &Value::from(name.as_str()), "an address of 10 hex digits"))?;
+        let peer =
+            name.parse().map_err(|_| wrong("virtual", &Value::from(name.as_str()), "an address of 10 hex digits"))?;
         let mut v = Virtual::default();
         for (key, value) in object(entry, &place)? {
             let at = format!("{place}.{key}");

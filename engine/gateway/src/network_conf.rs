@@ -97,7 +97,12 @@ impl NetworkConf {
 
     /// The routes that should stand, those without a gateway first. `own` are the addresses on the TAP.
     // spec: networks, "Routes"
-    pub fn routes(&self, managed: &[(Prefix, Option<IpAddr>)], own: &BTreeSet<(IpAddr, u8)>, online: bool) -> Vec<Route> {
+    pub fn routes(
+        &self,
+        managed: &[(Prefix, Option<IpAddr>)],
+        own: &BTreeSet<(IpAddr, u8)>,
+        online: bool,
+    ) -> Vec<Route> {
         let mut routes = Vec::new();
         for (target, via) in managed {
             if !self.allows(target) || via.is_some_and(|via| own.iter().any(|(ip, _)| *ip == via)) {
@@ -214,7 +219,8 @@ mod tests {
 
     #[test]
     fn first_characters_decide_as_in_the_original() {
-        let conf = NetworkConf::parse("allowManaged=0\nallowGlobal=true\nallowDefault=T\nallowDNS=1\nother=5\n").expect("ok");
+        let conf =
+            NetworkConf::parse("allowManaged=0\nallowGlobal=true\nallowDefault=T\nallowDNS=1\nother=5\n").expect("ok");
         assert!(!conf.allow_managed && conf.allow_global && conf.allow_default && conf.allow_dns);
         assert!(!conf.allows(&prefix("10.0.0.0/8")));
     }

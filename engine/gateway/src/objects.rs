@@ -166,7 +166,12 @@ pub fn network(n: &Network, port: &PortFacts<'_>) -> Value {
 }
 
 /// One peer of GET /peer. `port_of` tells a socket's local port.
-pub fn peer(now: Now, p: &PeerStatus, port_of: impl Fn(LocalSocketId) -> u16, trusted: impl Fn(SocketAddr) -> u64) -> Value {
+pub fn peer(
+    now: Now,
+    p: &PeerStatus,
+    port_of: impl Fn(LocalSocketId) -> u16,
+    trusted: impl Fn(SocketAddr) -> u64,
+) -> Value {
     let (protocol, major, minor, revision) = p.version;
     let known = protocol != 0;
     let version = |n: i64| if known { n } else { -1 };

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_flood_of_new_identities_fills_the_queue_and_no_more() {
         let good = SecretIdentity::generate(&mut rand::rng()).public().clone();
-        let forged = Identity::from_parts(wire::Address::from_u64(0x0123_4567_89), *good.public_key());
+        let forged = Identity::from_parts(wire::Address::from_u64(0x01_2345_6789), *good.public_key());
         let (mut prover, mut verdicts) = Prover::start().expect("thread");
         assert!(prover.ask(1, good) && prover.ask(2, forged.clone()));
         let taken = (3..500).filter(|ticket| prover.ask(*ticket, forged.clone())).count();

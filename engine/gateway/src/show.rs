@@ -224,7 +224,9 @@ mod tests {
 
     #[test]
     fn a_peer_without_paths_is_shown_as_relayed_and_unknown_values_as_dashes() {
-        let shown = peers(&json!([{"address": "b9fd86978b", "latency": -1, "version": "-1.-1.-1", "role": "LEAF", "paths": []}]));
+        let shown = peers(
+            &json!([{"address": "b9fd86978b", "latency": -1, "version": "-1.-1.-1", "role": "LEAF", "paths": []}]),
+        );
         let line = shown.lines().nth(1).expect("a row");
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words, ["b9fd86978b", "-", "LEAF", "-", "relayed", "-"]);

@@ -152,7 +152,10 @@ impl Taps {
                     self.look(&changed).await;
                 }
                 _ = multicast.tick() => self.scan_groups(&[]).await,
-                _ = interfaces.tick() => self.look(&[]).await,
+                _ = interfaces.tick() => {
+                    self.look(&[]).await;
+                    self.refresh().await;
+                }
                 () = tokio::time::sleep(retry) => self.retry().await,
             }
         }
@@ -205,6 +208,17 @@ impl Taps {
             let _ = self.netlink.remove_address(device.index, *ip, *bits).await;
         }
         info!(device = device.name, "TAP removed");
+    }
+
+    /// Makes again whatever somebody else may have taken away. // spec: networks, "Routes"
+    async fn refresh(&mut self) {
+        let ids: Vec<NetworkId> = self.networks.keys().copied().collect();
+        for id in ids {
+            if let Some(device) = self.networks.get_mut(&id).and_then(|e| e.device.as_mut()) {
+                device.routes.clear();
+                self.apply(id).await;
+            }
+        }
     }
 
     /// Brings one network's device to where it should be.
@@ -382,7 +396,8 @@ impl Taps {
             Ok(addresses) => addresses,
             Err(e) => return warn!("{e}"),
         };
-        let ids: Vec<NetworkId> = self.networks.keys().filter(|id| only.is_empty() || only.contains(id)).copied().collect();
+        let ids: Vec<NetworkId> =
+            self.networks.keys().filter(|id| only.is_empty() || only.contains(id)).copied().collect();
         for id in ids {
             self.report_groups(id, &addresses).await;
         }

@@ -68,14 +68,17 @@ fn new_identity(out: Option<&Path>, force: bool, as_json: bool) -> Result<String
     store::replace(&public_file, PUBLIC, secret.public().to_string().as_bytes()).map_err(in_file(&public_file))?;
     object["secretFile"] = json!(file);
     object["publicFile"] = json!(public_file);
-    let text = format!("{}: secret in {}, public in {}", secret.public().address(), file.display(), public_file.display());
+    let text =
+        format!("{}: secret in {}, public in {}", secret.public().address(), file.display(), public_file.display());
     Ok(if as_json { show::pretty(&object) } else { text })
 }
 
 /// Public part of an identity given as a file, as text, or not at all (then the home's).
 fn read_identity(given: Option<&str>, home: &Home) -> Result<Identity, CliError> {
     let (text, what) = match given {
-        Some(text) if text.find(':') == Some(10) && text.len() > 32 => (Zeroizing::new(text.to_owned()), "this text".into()),
+        Some(text) if text.find(':') == Some(10) && text.len() > 32 => {
+            (Zeroizing::new(text.to_owned()), "this text".into())
+        }
         _ => {
             let file = given.map_or_else(|| home.identity_public(), PathBuf::from);
             let text = fs::read_to_string(&file).map_err(in_file(&file))?;
@@ -214,7 +217,8 @@ mod tests {
         identity(&IdentityCommand::New { out, force: false }, &home, false).expect("identity");
         let root = format!("{}@192.0.2.1/9993,2001:db8::1/9993", dir.path().join("identity.public").display());
         let key = dir.path().join("key");
-        let make = |id| PlanetCommand::Make { roots: vec![root.clone()], out: home.planet(), key: Some(key.clone()), id };
+        let make =
+            |id| PlanetCommand::Make { roots: vec![root.clone()], out: home.planet(), key: Some(key.clone()), id };
         planet(&make(Some(7)), &home, false).expect("made");
         let first = World::parse(&fs::read(home.planet()).expect("file")).expect("world");
         assert!(first.is_self_signed() && first.roots[0].endpoints.len() == 2);

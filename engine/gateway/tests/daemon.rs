@@ -1,7 +1,8 @@
 //! Daemons as their operator sees them: in namespaces of their own, driven by command line, HTTP and files, carrying echo
 //! requests through TAP devices. Needs root and iproute2.
 
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -167,6 +168,97 @@ fn a_link_that_vanishes_is_closed_and_used_again_when_it_is_back() {
     world.spaces[1].ip(&["addr", "add", "10.90.0.2/24", "dev", "wan0"]).expect("back");
     until("the socket is back", || listening(&world.a) == json!(["10.90.0.2/9993"]));
     until("traffic flows again", || reaches(&world.spaces[1], b_ip, 56));
+}
+
+/// One request over a connection of its own, as `zerotier-cli` sends it; status, content type and body.
+fn ask(daemon: &Daemon, method: &str, path: &str, header: &str, body: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect("127.0.0.1:9993").expect("the API listens");
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n{header}\r\n{body}")
+        .unwrap_or_else(|e| panic!("{path}: {e}\n{}", daemon.log_tail()));
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
+    let code = head.split_whitespace().nth(1).and_then(|c| c.parse().ok()).expect("a status code");
+    let kind = head.lines().find_map(|l| l.strip_prefix("content-type: ")).unwrap_or_default();
+    (code, kind.to_owned(), body.to_owned())
+}
+
+#[test]
+fn the_api_answers_with_the_codes_and_bodies_that_tools_of_zerotier_expect() {
+    let mut world = World::new("api");
+    let (id, _) = world.network();
+    let token = std::fs::read_to_string(world.root.home().join("authtoken.secret")).expect("token");
+    let right = format!("X-ZT1-Auth: {token}\r\n");
+    let b = world.b.address().expect("address");
+    let (root, own) = (&world.root, world.root.address().expect("address"));
+    let json_type = "application/json".to_owned();
+    let check = |method: &str, path: &str, header: &str, body: &str, code: u16, expected: Option<&str>| {
+        let (got, kind, text) = ask(root, method, path, header, body);
+        assert_eq!(got, code, "{method} {path}: {text}");
+        assert_eq!(kind, json_type, "{method} {path}");
+        if let Some(expected) = expected {
+            assert_eq!(text, expected, "{method} {path}");
+        }
+        text
+    };
+    world.spaces[0]
+        .inside(|| {
+            check("GET", "/status", "", "", 401, Some("{}"));
+            check("GET", "/nosuch", "", "", 401, Some("{}"));
+            check("GET", "/status?auth=wrong", &right, "", 200, None);
+            check("GET", &format!("/status?auth={token}"), "X-ZT1-Auth: wrong\r\n", "", 401, Some("{}"));
+            check("GET", "/status", &format!("Authorization: bearer {token}\r\n"), "", 200, None);
+            check("GET", "/health", "", "", 200, None);
+            check("GET", "/nosuch", &right, "", 404, Some(""));
+            check("GET", "/status/", &right, "", 404, Some(""));
+            check("OPTIONS", "/status", &right, "", 404, Some(""));
+            check("GET", "/network/6af3745e97fffffe", &right, "", 404, Some("{}"));
+            check("DELETE", "/network/6af3745e97fffffe", &right, "", 200, Some("{}"));
+            check("GET", "/peer/0123456789", &right, "", 200, Some("{}"));
+            check("GET", "/network", &right, "", 200, Some("[]"));
+            let state = check("GET", "/controller", &right, "", 200, None);
+            assert!(state.starts_with("{\n\t\"controller\": true,\n\t\"apiVersion\": 4,"), "{state}");
+            let list = format!("[\"{id}\"]");
+            check("GET", "/controller/network", &right, "", 200, Some(&list));
+            let base = format!("/controller/network/{id}");
+            let members: Value =
+                serde_json::from_str(&check("GET", &format!("{base}/member"), &right, "", 200, None)).expect("JSON");
+            assert!(members[&b].is_u64(), "{members}");
+            let record = format!("{base}/member/{b}");
+            let changed = check("PUT", &record, &right, r#"{"name": "gateway"}"#, 200, None);
+            let changed: Value = serde_json::from_str(&changed).expect("JSON");
+            assert_eq!((&changed["name"], &changed["authorized"]), (&json!("gateway"), &json!(true)));
+            check("POST", &record, &right, "", 500, None);
+            check("GET", &format!("{base}/member/0123456789"), &right, "", 404, Some(""));
+            check("POST", "/controller/network/0123456789______", &right, "{}", 400, Some(""));
+            let made = check("POST", &format!("/controller/network/{own}______"), &right, "{}", 200, None);
+            let made: Value = serde_json::from_str(&made).expect("JSON");
+            let other = format!("/controller/network/{}", made["id"].as_str().expect("id").to_uppercase());
+            check("DELETE", &other, &right, "", 200, None);
+            check("GET", &other, &right, "", 404, Some(""));
+            let (code, kind, text) = ask(root, "GET", "/nosuch?jsonp=f", &right, "");
+            assert_eq!((code, kind.as_str(), text.as_str()), (404, "application/javascript", "f(null);"));
+            Ok(())
+        })
+        .expect("inside");
+    let status = world.root.status().expect("status");
+    assert_eq!(status["counters"]["gateway"]["api_refused"], json!(3), "{}", status["counters"]);
+}
+
+#[test]
+fn settings_that_change_are_taken_over_and_wrong_ones_change_nothing() {
+    let world = World::new("conf");
+    let file = world.a.home().join("local.conf");
+    let listening = |d: &Daemon| d.status().expect("status")["config"]["settings"]["listeningOn"].clone();
+    assert_eq!(listening(&world.a), json!(["10.90.0.2/9993"]));
+    std::fs::write(&file, r#"{"settings": {"interfacePrefixBlacklist": ["wan"]}}"#).expect("write");
+    until("the link is given up", || listening(&world.a) == json!([]));
+    std::fs::write(&file, r#"{"settings": {"#).expect("write");
+    until("the mistake is reported", || world.a.log_tail().contains("the settings in force stay"));
+    assert_eq!(listening(&world.a), json!([]), "still as before");
+    std::fs::write(&file, "{}").expect("write");
+    until("the link is back", || listening(&world.a) == json!(["10.90.0.2/9993"]));
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! What every room counted, as one JSON object; what never happened is left out.
+
+use serde_json::{Map, Value};
+
+use super::Control;
+
+/// Adds fields of a counter struct to a map, by their names.
+macro_rules! add {
+    ($to:expr, $from:expr; $($field:ident)*) => {
+        $(add_to(&mut $to, stringify!($field), $from.$field);)*
+    };
+}
+
+fn add_to(to: &mut Map<String, Value>, name: &str, n: u64) {
+    let sum = to.get(name).and_then(Value::as_u64).unwrap_or(0) + n;
+    if sum > 0 {
+        to.insert(name.to_owned(), sum.into());
+    }
+}
+
+/// Every counter that is not zero, by room. Shards are added up.
+pub(super) fn all(control: &Control) -> Value {
+    let (mut node, mut networks, mut gateway) = (Map::new(), Map::new(), Map::new());
+    control.p.node.counters().iter().for_each(|(name, n)| add_to(&mut node, name, n));
+    control.p.node.networks().counters().iter().for_each(|(name, n)| add_to(&mut networks, name, n));
+
+    add!(gateway, control.counters; sends_refused);
+    add_to(&mut gateway, "proofs_dropped", control.p.prover.dropped);
+    add_to(&mut gateway, "writes_failed", control.p.writer.failures());
+    add_to(&mut gateway, "api_refused", control.p.gate.refused());
+
+    let (mut controller, c) = (Map::new(), control.p.controller.counters());
+    add!(controller, c; requests requests_for_other_controllers requests_malformed requests_too_soon
+        requests_dropped_gate_full requests_dropped_queue_full refused_unknown_network refused_denied
+        refused_other_identity refused_authentication refused_members_full refused_too_large configurations pushes
+        pushes_dropped_queue_full revocations revocation_packets revocations_forgotten storage_failures
+        events_dropped);
+
+    let plane = control.p.dataplane.counters();
+    let (mut shards, mut reassembly, mut rings, mut queues) = (Map::new(), Map::new(), Map::new(), Map::new());
+    for one in &plane.shards {
+        add!(shards, one.shard; frames_in frames_out datagrams_out control_foreign control_unopened control_opened
+            control_frames not_a_packet own_source undefined_suite clear_verb forged duplicate oversized_in runt_out
+            oversized_out unsplittable no_buffer peers_full networks_full members_full activity_full);
+        add!(reassembly, one.reassembly; completed duplicates malformed disagreeing oversized expired evicted);
+        add!(rings, one.ring; turns enters datagrams_in messages_in bytes_in datagrams_out messages_out bytes_out
+            frames_in frames_out rearmed buffers_exhausted completions_overflowed dropped_truncated
+            dropped_control_truncated dropped_malformed receive_errors sends_parked dropped_send_expired
+            dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
+            dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
+    }
+    add!(queues, plane.queues; datagrams opened tap_frames reports sends frames);
+
+    let rooms = [
+        ("node", node),
+        ("networks", networks),
+        ("controller", controller),
+        ("gateway", gateway),
+        ("shards", shards),
+        ("reassembly", reassembly),
+        ("rings", rings),
+        ("queuesFull", queues),
+    ];
+    Value::Object(rooms.into_iter().map(|(name, map)| (name.to_owned(), map.into())).collect())
+}
