@@ -27,14 +27,8 @@ pub(crate) struct CachedPeer {
 
 impl CachedPeer {
     fn of(peer: &Peer) -> CachedPeer {
-        let mut endpoints: Vec<SocketAddr> = Vec::new();
-        for slot in &peer.slots {
-            if !endpoints.contains(&slot.path.remote) && endpoints.len() < CACHED_ENDPOINTS_MAX {
-                endpoints.push(slot.path.remote);
-            }
-        }
         let proven = peer.proof == Proof::Known;
-        CachedPeer { identity: (*peer.identity).clone(), version: peer.version, endpoints, proven }
+        CachedPeer { identity: (*peer.identity).clone(), version: peer.version, endpoints: peer.endpoints(), proven }
     }
 
     fn to_bytes(&self) -> Vec<u8> {

@@ -29,10 +29,7 @@ impl Node {
         if full {
             peer.last_full_hello.set(now_ms);
         }
-        let before = peer.slots.len();
-        let highest = peer.slots.iter().map(|s| s.priority).max().unwrap_or(1);
-        peer.slots.retain(|s| !s.expired(now_ms) && s.priority >= highest);
-        let removed = peer.slots.len() < before;
+        let removed = peer.prune(now_ms);
         let due: Vec<Path> = peer.slots.iter().filter(|s| full || s.needs_heartbeat(now_ms)).map(|s| s.path).collect();
         let mut hellos: Vec<SocketAddr> = Vec::new();
         for Path { socket, remote } in due {

@@ -2,6 +2,7 @@
 //! is bounded; who goes when it is full is decided here, and nothing here sends.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wire::message::Version;
@@ -48,7 +49,7 @@ pub(crate) struct Push {
 /// A cluster redirect that waits for its target to answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Redirect {
-    pub(crate) remote: std::net::SocketAddr,
+    pub(crate) remote: SocketAddr,
     pub(crate) priority: u16,
     pub(crate) until_ms: u64,
 }
@@ -88,6 +89,8 @@ pub(crate) struct Peer {
     pub(crate) push: Push,
     pub(crate) redirect: Option<Redirect>,
     pub(crate) slots: Vec<Slot>,
+    /// Endpoints of paths that expired, the latest last.
+    former: Vec<SocketAddr>,
     /// The last news about its reachability said "direct".
     pub(crate) announced_direct: bool,
     recent: Option<Box<RecentIds>>,
@@ -120,6 +123,7 @@ impl Peer {
             push: Push::default(),
             redirect: None,
             slots: Vec::new(),
+            former: Vec::new(),
             announced_direct: false,
             recent: None,
         }
@@ -176,6 +180,32 @@ impl Peer {
 
     pub(crate) fn latency_us(&self, now_ms: u64) -> Option<u32> {
         self.best_slot(now_ms).and_then(|s| s.latency_us)
+    }
+
+    /// Removes slots that expired or lost to a redirect. True if any was removed.
+    // spec: paths, "Removal and expiry"
+    pub(crate) fn prune(&mut self, now_ms: u64) -> bool {
+        let highest = self.slots.iter().map(|s| s.priority).max().unwrap_or(1);
+        let goes = |s: &Slot| s.expired(now_ms) || s.priority < highest;
+        let before = self.slots.len();
+        for gone in self.slots.extract_if(.., |s| goes(s)) {
+            self.former.retain(|e| *e != gone.path.remote);
+            self.former.push(gone.path.remote);
+        }
+        let excess = self.former.len().saturating_sub(CACHED_ENDPOINTS_MAX);
+        self.former.drain(..excess);
+        self.slots.len() < before
+    }
+
+    /// Where it was reached, the present paths first.
+    pub(crate) fn endpoints(&self) -> Vec<SocketAddr> {
+        let mut endpoints: Vec<SocketAddr> = Vec::new();
+        for remote in self.slots.iter().map(|s| s.path.remote).chain(self.former.iter().rev().copied()) {
+            if !endpoints.contains(&remote) && endpoints.len() < CACHED_ENDPOINTS_MAX {
+                endpoints.push(remote);
+            }
+        }
+        endpoints
     }
 
     /// Takes in a path that was proven. Returns how many slots went for it, or `None` if no slot may go.
