@@ -65,7 +65,10 @@ impl Node {
             let cookie = self.random_id().to_be_bytes();
             self.send_echo(now, from, Some(arrival.path.socket), arrival.path.remote, Some(cookie));
         } else {
-            self.send_hello(now, from, None, arrival.path.remote);
+            let Path { socket, remote } = arrival.path;
+            // From all links, so that each proves a path; a lane that is not the first of its link proves its own.
+            let socket = (!self.fan_out(remote).contains(&socket)).then_some(socket);
+            self.send_hello(now, from, socket, remote);
         }
     }
 
@@ -119,11 +122,12 @@ impl Node {
         if let Some(news) = news {
             self.event(news);
         }
-        if upstream {
-            self.upstreams_changed(now);
-        }
         self.plan_peer(now, of);
         self.flush(now, of);
+        if upstream {
+            self.upstreams_changed(now);
+            self.upstream_reachable(now);
+        }
     }
 
     /// A challenge for this path may be sent. // spec: paths, "Hardening bounds", challenge HELLO

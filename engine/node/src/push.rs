@@ -12,6 +12,7 @@ use wire::{Address, Now, Verb};
 use crate::Node;
 use crate::dispatch::{Handled, Heard};
 use crate::gate::Rate;
+use crate::io::Socket;
 use crate::limits::*;
 use crate::peer::{Push, Redirect};
 use crate::send::Arrival;
@@ -53,7 +54,9 @@ impl Node {
         let usable = |e: &SocketAddr| {
             endpoint::is_valid_path(*e) || (self.settings.allow_loopback && class(*e).0 == Scope::Loopback)
         };
-        let local = self.sockets.values().map(|s| s.local).filter(|e| !e.ip().is_unspecified());
+        // One socket per link and family: lanes are our own business.
+        let first = |s: &&Socket| self.fan_out(s.local).contains(&s.id);
+        let local = self.sockets.values().filter(first).map(|s| s.local).filter(|e| !e.ip().is_unspecified());
         let mut classes: BTreeMap<(Scope, bool), usize> = BTreeMap::new();
         let mut list: Vec<SocketAddr> = Vec::new();
         for endpoint in self.surfaces.list(now_ms).into_iter().chain(local).filter(usable) {

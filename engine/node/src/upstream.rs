@@ -116,10 +116,15 @@ impl Node {
 
     /// Judges anew which upstream is best; if it is another one, relayed peers take another way.
     pub(crate) fn upstreams_changed(&mut self, now: Now) {
-        if !self.roots.choose(&self.peers, now.ms()) {
-            return;
+        if self.roots.choose(&self.peers, now.ms()) {
+            self.plan_all(now);
+            self.upstream_reachable(now);
         }
-        self.plan_all(now);
+    }
+
+    /// What waited for an upstream goes on: questions, and packets to be relayed.
+    pub(crate) fn upstream_reachable(&mut self, now: Now) {
+        self.repeat_whois(now);
         for waiting in self.queue.destinations() {
             self.flush(now, waiting);
         }
@@ -150,6 +155,9 @@ impl Node {
     fn set_online(&mut self, online: bool) {
         if self.online != online {
             self.online = online;
+            if online {
+                self.networks.upstream_online();
+            }
             self.event(if online { Event::Online } else { Event::Offline });
         }
     }

@@ -45,6 +45,13 @@ impl Whois {
         entry.last.pass(WHOIS_RETRY_MS, now_ms)
     }
 
+    /// The question could not be put: it is due again.
+    fn postpone(&mut self, address: Address) {
+        if let Some(asked) = self.asked.get_mut(&address) {
+            asked.last = Stamp::NEVER;
+        }
+    }
+
     fn take(&mut self, ours: bool, now_ms: u64) -> bool {
         if ours { self.ours.take(OURS, now_ms) } else { self.strangers.take(STRANGERS, now_ms) }
     }
@@ -75,7 +82,10 @@ impl Node {
     }
 
     fn send_whois(&mut self, now: Now, addresses: &[Address], ours: bool) {
-        let Some(upstream) = self.roots.best() else { return };
+        let upstream = self.roots.best().filter(|&u| self.way(u, now.ms()).is_some());
+        let Some(upstream) = upstream else {
+            return addresses.iter().for_each(|&a| self.whois.postpone(a)); // until an upstream answers
+        };
         if !self.whois.take(ours, now.ms()) {
             self.counters.whois_over_rate += 1;
             return;
