@@ -56,7 +56,7 @@ impl Node {
         let mut due = Vec::new();
         for (&address, peer) in self.peers.iter() {
             // Upstreams get their HELLO from the ping check.
-            let full = !peer.upstream && !peer.last_full_hello.within(PEER_PING_MS, now_ms);
+            let full = !peer.upstream && !peer.last_full_hello.within(peer.ping_ms, now_ms);
             let kept = peer.upstream || peer.active(now_ms);
             if kept && !peer.slots.is_empty() && (full || peer.slots.iter().any(wants)) {
                 due.push((address, full));

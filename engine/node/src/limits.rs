@@ -34,6 +34,8 @@ pub const PEER_SILENCE_MS: u64 = 500_000;
 pub const TRUST_EXPIRATION_MS: u64 = 600_000;
 /// Full HELLO to every slot. ms, spec "peer ping period".
 pub const PEER_PING_MS: u64 = 60_000;
+/// Each peer's period is drawn up to this much shorter or longer. ms, ours (10 %).
+pub const PEER_PING_JITTER_MS: u64 = 6_000;
 /// Peers in memory. ours.
 pub const PEERS_MAX: usize = 65_536;
 /// Peers in memory that never proved a relationship; a root, whose peers are all such, has no bound but [`PEERS_MAX`].
@@ -91,8 +93,6 @@ pub const REFUSED_IDENTITIES_MAX: usize = 1_024;
 pub const WHOIS_ANSWER_GATE_MS: u64 = 100;
 /// Addresses of one WHOIS that are looked at. ours; what fits a packet unfragmented.
 pub const WHOIS_ADDRESSES_MAX: usize = 16;
-/// NETWORK_CREDENTIALS taken per peer. ms, spec.
-pub const CREDENTIALS_GATE_MS: u64 = 1_000;
 /// ERRORs per (peer, code, network). ms, spec.
 pub const ERROR_GATE_MS: u64 = 1_000;
 /// Entries of the ERROR gate. ours.

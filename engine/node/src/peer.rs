@@ -72,6 +72,8 @@ pub(crate) struct Peer {
     pub(crate) last_nontrivial: Stamp,
     pub(crate) last_trust: Stamp,
     pub(crate) last_full_hello: Stamp,
+    /// Its own period of full HELLOs.
+    pub(crate) ping_ms: u64,
     pub(crate) last_whois_answered: Stamp,
     pub(crate) last_hint: Stamp,
     pub(crate) last_world_sent: Stamp,
@@ -110,6 +112,7 @@ impl Peer {
             last_nontrivial: Stamp::NEVER,
             last_trust: Stamp::NEVER,
             last_full_hello: Stamp::NEVER,
+            ping_ms: PEER_PING_MS,
             last_whois_answered: Stamp::NEVER,
             last_hint: Stamp::NEVER,
             last_world_sent: Stamp::NEVER,

@@ -176,7 +176,7 @@ impl Node {
 
     fn contact_upstream(&mut self, now: Now, address: Address, endpoints: &[SocketAddr]) {
         let Some(peer) = self.peers.get_mut(address) else { return };
-        let full = !peer.last_full_hello.within(PEER_PING_MS, now.ms());
+        let full = !peer.last_full_hello.within(peer.ping_ms, now.ms());
         if !peer.slots.is_empty() && !full {
             return; // its heartbeats are the keep-alive's business
         }

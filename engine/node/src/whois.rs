@@ -150,6 +150,7 @@ impl Node {
         }
         let address = identity.address();
         let mut peer = Peer::new(identity, keys, proof, now.ms());
+        peer.ping_ms = PEER_PING_MS - PEER_PING_JITTER_MS + self.random_below(2 * PEER_PING_JITTER_MS);
         peer.upstream = self.roots.is_upstream_address(address);
         peer.controller = self.is_our_controller(address);
         self.peers.insert(peer);

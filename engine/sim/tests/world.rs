@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use node::Event;
+use serde_json::json;
 use sim::{Link, arp_request, ethernet};
 use wire::Mac;
 
@@ -154,6 +155,58 @@ fn a_leaf_without_a_socket_wakes_up_when_it_gets_one_and_survives_losing_it() {
     let back = (0..10).find(|n| lab.ping(0, 1, 600 + n, 56, 500).is_some());
     assert!(back.is_some(), "reachable again");
     assert!(lab.world.now().ms() - start <= 2000);
+}
+
+#[test]
+fn the_root_can_be_a_member_of_the_network_it_controls() {
+    let mut lab = network_of(11, 1);
+    lab.root_joins();
+    lab.join_all(2000);
+    assert_eq!(lab.first_ping(0, 1, 1000, 5000).map(|took| took <= 200), Some(true));
+    assert_eq!(lab.ping(1, 0, 9, 1000, 1000), Some(20));
+}
+
+#[test]
+fn a_member_that_is_de_authorised_gets_no_frame_through_any_more() {
+    let mut lab = network_of(12, 3);
+    lab.join_all(3000);
+    for (from, to) in [(0, 1), (0, 2), (1, 2)] {
+        lab.first_ping(from, to, 56, 5000).unwrap();
+    }
+    lab.update_member(1, json!({ "authorized": false }));
+    lab.world.run_ms(500);
+    for n in 0..3 {
+        assert_eq!(lab.ping(0, 1, 50 + n, 56, 500), None);
+        assert_eq!(lab.ping(1, 2, 60 + n, 56, 500), None);
+        assert!(lab.ping(0, 2, 70 + n, 56, 500).is_some());
+    }
+    lab.update_member(1, json!({ "authorized": true }));
+    lab.world.run_ms(65_000);
+    assert!(lab.first_ping(0, 1, 56, 70_000).is_some());
+}
+
+#[test]
+fn whoever_may_talk_to_whom_directly_everybody_reaches_everybody() {
+    for seed in 0..25u64 {
+        let mut lab = network_of(100 + seed, 4);
+        // Each of the six pairs is cut or not, by the bits of the seed.
+        let pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+        let cut: Vec<(usize, usize)> =
+            pairs.into_iter().enumerate().filter(|(i, _)| (seed * 5) >> i & 1 == 1).map(|(_, p)| p).collect();
+        let host = |n: usize| ip(&format!("44.0.{}.1", n + 1));
+        cut.iter().for_each(|&(a, b)| lab.world.block(host(a), host(b)));
+        lab.join_all(3000);
+        for (a, b) in pairs {
+            assert!(lab.first_ping(a, b, 500, 5000).is_some(), "seed {seed}: {a} to {b}");
+        }
+        lab.world.run_ms(2000);
+        for (a, b) in pairs {
+            lab.ping(a, b, 1, 56, 1000);
+            lab.world.run_ms(1000);
+            let took = lab.ping(b, a, 2, 56, 1000).unwrap_or_else(|| panic!("seed {seed}: {b} to {a}"));
+            assert_eq!(took, if cut.contains(&(a, b)) { 40 } else { 20 }, "seed {seed}: {a} and {b}");
+        }
+    }
 }
 
 #[test]

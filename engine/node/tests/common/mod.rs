@@ -432,6 +432,19 @@ impl Bench {
     }
 }
 
+pub fn times(sent: &[&Sent]) -> Vec<u64> {
+    sent.iter().map(|s| s.at_ms).collect()
+}
+
+/// The root answers a WHOIS of ours.
+pub fn tell_identity(b: &mut Bench, root: Address, whois: &Sent, who: Address) {
+    let mut body = Vec::new();
+    b.actors[&who].identity().write(&mut body);
+    let payload = ok_payload(Verb::Whois, whois.id, &body);
+    let over = whois.remote.to_string();
+    b.receive(root, whois.socket.unwrap(), &over, Verb::Ok, &payload);
+}
+
 pub fn ok_payload(verb: Verb, id: u64, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     OkMessage { in_re: InRe::new(verb, id), body }.write(&mut out);

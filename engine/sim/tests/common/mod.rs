@@ -1,7 +1,9 @@
 //! A root with the real controller beside it, and leaves on one private network of that controller.
 #![allow(dead_code)]
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use controller::{Controller, MemoryStorage, Output, Request};
@@ -12,8 +14,10 @@ use wire::{Address, Identity, Mac, NetworkId, Now, SecretIdentity, Verb};
 
 pub const ROOT: &str = "44.0.0.1:9993";
 
+type Shared = Rc<RefCell<Controller<MemoryStorage>>>;
+
 /// The controller as the gateway would put it beside a node.
-struct Glue(Controller<MemoryStorage>);
+struct Glue(Shared);
 
 impl Beside for Glue {
     fn request(
@@ -25,12 +29,12 @@ impl Beside for Glue {
         metadata: Vec<u8>,
         physical: Option<SocketAddr>,
     ) {
-        self.0.handle_request(now, Request { network, member, packet_id, metadata, physical });
+        self.0.borrow_mut().handle_request(now, Request { network, member, packet_id, metadata, physical });
     }
 
     fn poll(&mut self) -> Option<(Address, Verb, Vec<u8>)> {
         loop {
-            return Some(match self.0.poll_output()? {
+            return Some(match self.0.borrow_mut().poll_output()? {
                 Output::Reply { to, verb, payload, .. } => (to, verb, payload),
                 Output::Push { to, payload } => (to, Verb::NetworkConfig, payload),
                 Output::Revoke { to, payload } => (to, Verb::NetworkCredentials, payload),
@@ -40,11 +44,11 @@ impl Beside for Glue {
     }
 
     fn poll_timeout(&self) -> Option<u64> {
-        self.0.poll_timeout()
+        self.0.borrow().poll_timeout()
     }
 
     fn timeout(&mut self, now: Now) {
-        self.0.handle_timeout(now);
+        self.0.borrow_mut().handle_timeout(now);
     }
 }
 
@@ -54,6 +58,7 @@ pub struct Lab {
     pub leaves: Vec<HostId>,
     pub network: NetworkId,
     identities: Vec<Arc<SecretIdentity>>,
+    controller: Option<Shared>,
 }
 
 pub fn ip(text: &str) -> IpAddr {
@@ -73,7 +78,8 @@ pub fn planet_of(seed: u64, leaves: usize) -> Lab {
     let settings = Settings { controller: true, ..Settings::default() };
     let root = world.add_host(root_identity.clone(), settings, &[ROOT]);
     world.with(root, |node, now| node.restore_planet(now, &bytes)).unwrap();
-    let mut lab = Lab { world, root, leaves: Vec::new(), network: NetworkId(0), identities: Vec::new() };
+    let mut lab =
+        Lab { world, root, leaves: Vec::new(), network: NetworkId(0), identities: Vec::new(), controller: None };
     for n in 0..leaves {
         let own = identity(10 + n as u64);
         let leaf = lab.world.add_host(own.clone(), Settings::default(), &[&at(n)]);
@@ -99,13 +105,32 @@ pub fn network_of(seed: u64, leaves: usize) -> Lab {
         controller.update_member(now, network, own.address(), &json!({ "authorized": true })).unwrap();
     }
     lab.network = network;
-    lab.world.put_beside(lab.root, Box::new(Glue(controller)));
+    let controller = Rc::new(RefCell::new(controller));
+    lab.world.put_beside(lab.root, Box::new(Glue(controller.clone())));
+    lab.controller = Some(controller);
     lab
 }
 
 impl Lab {
     pub fn address(&self, leaf: usize) -> Address {
         self.identities[leaf].address()
+    }
+
+    /// The operator changes a member's record.
+    pub fn update_member(&mut self, leaf: usize, change: serde_json::Value) {
+        let (now, controller) = (self.world.now(), self.controller.clone().unwrap());
+        controller.borrow_mut().update_member(now, self.network, self.address(leaf), &change).unwrap();
+        self.world.with(self.root, |_, _| ());
+    }
+
+    /// The root joins the network that it controls itself, as one more leaf.
+    pub fn root_joins(&mut self) {
+        let change = json!({ "authorized": true });
+        let now = self.world.now();
+        let controller = self.controller.clone().unwrap();
+        controller.borrow_mut().update_member(now, self.network, identity(1).address(), &change).unwrap();
+        self.leaves.push(self.root);
+        self.identities.push(identity(1));
     }
 
     /// Everybody joins; runs until all have addresses. Panics if that takes longer than `limit_ms`.
