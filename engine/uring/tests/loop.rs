@@ -100,7 +100,8 @@ fn a_dropped_ring_lets_go_of_its_port() {
     let (mut ring, address) = loopback_ring(Config::default());
     ring.turn(Some(Duration::ZERO), &mut Seen::default()).unwrap();
     drop(ring);
-    uring::retry_while_busy(Duration::from_secs(2), || udp::bind(&udp::Options::new(address))).unwrap();
+    // the ring itself goes some time later; its files do not
+    udp::bind(&udp::Options::new(address)).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use support::*;
-use uring::{Config, Error, Event, Refused, Ring, retry_while_busy, udp};
+use uring::{Config, Error, Event, Refused, Ring, retry_while_busy, tap, udp};
 
 #[test]
 fn a_datagram_is_echoed_over_both_families() {
@@ -188,12 +188,10 @@ fn the_time_to_live_of_one_datagram_is_set_and_of_the_next_is_not() {
     }
 }
 
-/// A namespace where 10.7.0.2 is never resolved, so that what is sent there fills the socket's buffer.
+/// A socket on the interface `left`, where 10.7.0.2 is never resolved, so that what is sent there fills its buffer.
 fn unresolved_neighbour() -> (Ring, SocketAddr) {
-    ip("link add left type veth peer name right");
-    ip("link set left up");
-    ip("link set right up");
     ip("address add 10.7.0.1/24 dev left");
+    ip("link set left up");
     let config = Config { send_slots: 16, tap_reserve: 8, ..Config::default() };
     let mut options = udp::Options::new("10.7.0.1:0".parse().unwrap());
     options.buffer_bytes = 4096;
@@ -205,24 +203,37 @@ fn unresolved_neighbour() -> (Ring, SocketAddr) {
 #[test]
 fn a_full_socket_buffer_keeps_datagrams_in_order_until_there_is_room() {
     in_namespace(|| {
+        let options = tap::Options { name: "left".to_owned(), queues: 1, super_frames: false };
+        let wire = tap::open(&options).unwrap().queues.remove(0);
         let (mut ring, to) = unresolved_neighbour();
         let mut seen = Seen::default();
-        for n in 0..12u8 {
-            ring.io().send(1, to, None, &[n; 1000]).unwrap();
+        let sizes: Vec<usize> = (0..12).map(|n| 1000 + n).collect();
+        for &size in &sizes[..8] {
+            ring.io().send(1, to, None, &vec![1; size]).unwrap();
+        }
+        ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
+        for &size in &sizes[8..] {
+            ring.io().send(1, to, None, &vec![1; size]).unwrap();
             ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
         }
         let counters = *ring.io().counters();
-        assert!(counters.sends_parked == 1 && counters.datagrams_out < 12, "{counters:?}");
+        assert!(counters.sends_parked == 1 && counters.datagrams_out < 6, "{counters:?}");
         ip("neighbor replace 10.7.0.2 lladdr 02:00:00:00:00:02 dev left");
         turn_until(&mut ring, &mut seen, "all sent", |ring, _| ring.io().counters().datagrams_out == 12);
         assert_eq!(ring.io().free_send_slots(), 16);
         assert!(seen.events.is_empty());
+        let mut frame = [0; 2048];
+        let frames = std::iter::from_fn(|| nix::unistd::read(&wire, &mut frame).ok().filter(|len| *len > 0));
+        let arrived: Vec<usize> = frames.map(|len| len - 42).filter(|len| *len >= 1000).collect();
+        assert_eq!(arrived, sizes);
     });
 }
 
 #[test]
 fn a_socket_that_stays_full_gives_its_slots_up_after_a_second() {
     in_namespace(|| {
+        ip("link add left type veth peer name right");
+        ip("link set right up");
         let (mut ring, to) = unresolved_neighbour();
         let mut seen = Seen::default();
         let mut refused = 0;
