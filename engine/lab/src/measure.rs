@@ -12,7 +12,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{IoContext, Result};
 
 /// Round trips of a run of ICMP echoes.
-#[derive(Debug)]
 pub struct Pings {
     /// Echo requests sent.
     pub sent: u64,
@@ -22,6 +21,13 @@ pub struct Pings {
     pub duplicates: u64,
     /// Round trips in microseconds.
     pub us: Histogram<u64>,
+}
+
+impl std::fmt::Debug for Pings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Pings { sent, answered, duplicates, .. } = self;
+        write!(f, "{sent} sent, {answered} answered, {duplicates} duplicates, p50 {} ms", self.ms(50.0))
+    }
 }
 
 impl Pings {
