@@ -96,7 +96,9 @@ impl Expectations {
         now_ms: u64,
     ) -> Option<Matched> {
         let e = self.by_id.get_mut(&id)?;
-        if e.verb as u8 != verb || e.peer != peer || now_ms >= e.expires_ms {
+        // spec: wire, "OK for NETWORK_CONFIG": the reference claims to answer an ECHO
+        let answers = e.verb as u8 == verb || e.verb == Verb::NetworkConfig && verb == Verb::Echo as u8;
+        if !answers || e.peer != peer || now_ms >= e.expires_ms {
             return None;
         }
         // One OK per socket copy of a HELLO: the same one over the same socket is a replay.

@@ -117,7 +117,7 @@ impl Node {
             self.counters.dropped_unauthenticated += 1;
             return;
         }
-        self.prove_newcomer(*arrival, identity, keys, bytes.to_vec());
+        self.prove_newcomer(now, *arrival, identity, keys, bytes.to_vec());
     }
 
     /// The newcomer's proof of work is right: it becomes a peer and its HELLO is answered.

@@ -87,6 +87,8 @@ pub const IDENTITIES_PER_S: u32 = 20;
 pub const IDENTITY_PREFIXES_MAX: usize = 1_024;
 /// Proofs of work that wait for a worker. spec.
 pub const PROOF_QUEUE_MAX: usize = 64;
+/// A worker that has not answered by then never will. ms, ours.
+pub const PROOF_TIMEOUT_MS: u64 = 30_000;
 /// Addresses whose proof of work failed, refused from then on. ours.
 pub const REFUSED_IDENTITIES_MAX: usize = 1_024;
 /// WHOIS answers per asking peer, unless we are an upstream. ms, spec.

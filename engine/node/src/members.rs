@@ -111,7 +111,8 @@ impl Node {
             self.authorised.insert(network, to, now.ms());
         }
         if to != self.address() {
-            return self.send(now, to, Message { compress: true, ..Message::new(verb, payload) });
+            let expect_reply = verb == Verb::NetworkConfig;
+            return self.send(now, to, Message { verb, payload, compress: true, expect_reply });
         }
         let own = self.own.clone();
         let sender = Sender { identity: own.public() };

@@ -33,7 +33,7 @@ impl Question {
 #[derive(Default)]
 pub(crate) struct Proofs {
     next_ticket: u64,
-    pending: BTreeMap<u64, Question>,
+    pending: BTreeMap<u64, (u64, Question)>,
     refused: BTreeSet<Address>,
 }
 
@@ -43,7 +43,7 @@ impl Proofs {
     }
 
     pub(crate) fn is_pending(&self, address: Address) -> bool {
-        self.pending.values().any(|q| q.address() == address)
+        self.pending.values().any(|(_, q)| q.address() == address)
     }
 
     /// An identity of this address failed before.
@@ -51,9 +51,9 @@ impl Proofs {
         self.refused.contains(&address)
     }
 
-    fn ask(&mut self, question: Question) -> u64 {
+    fn ask(&mut self, question: Question, now_ms: u64) -> u64 {
         self.next_ticket += 1;
-        self.pending.insert(self.next_ticket, question);
+        self.pending.insert(self.next_ticket, (now_ms, question));
         self.next_ticket
     }
 
@@ -65,7 +65,7 @@ impl Proofs {
 impl Node {
     /// The worker's verdict on [`Output::Prove`].
     pub fn handle_proof(&mut self, now: Now, ticket: u64, valid: bool) {
-        let Some(question) = self.proofs.pending.remove(&ticket) else { return };
+        let Some((_, question)) = self.proofs.pending.remove(&ticket) else { return };
         if !valid {
             self.refuse(now, &question);
         } else {
@@ -80,7 +80,7 @@ impl Node {
                 }
             }
         }
-        self.prove_wanted();
+        self.prove_wanted(now);
     }
 
     fn refuse(&mut self, now: Now, question: &Question) {
@@ -95,20 +95,41 @@ impl Node {
     }
 
     /// Has a newcomer checked whose HELLO authenticated.
-    pub(crate) fn prove_newcomer(&mut self, arrival: Arrival, identity: Identity, keys: Arc<Keys>, hello: Vec<u8>) {
-        let ticket = self.proofs.ask(Question::Newcomer { arrival, identity: identity.clone(), keys, hello });
+    pub(crate) fn prove_newcomer(
+        &mut self,
+        now: Now,
+        arrival: Arrival,
+        identity: Identity,
+        keys: Arc<Keys>,
+        hello: Vec<u8>,
+    ) {
+        let question = Question::Newcomer { arrival, identity: identity.clone(), keys, hello };
+        let ticket = self.proofs.ask(question, now.ms());
         self.output(Output::Prove { ticket, identity });
+    }
+
+    /// Gives up questions that the worker never answered.
+    pub(crate) fn expire_proofs(&mut self, now: Now) {
+        let lost = |(since_ms, _): &(u64, Question)| now.ms().saturating_sub(*since_ms) > PROOF_TIMEOUT_MS;
+        for asked in self.proofs.pending.values().filter(|asked| lost(asked)) {
+            if let (_, Question::Peer(address)) = asked
+                && let Some(peer) = self.peers.get_mut(*address)
+            {
+                peer.proof = Proof::Wanted;
+            }
+        }
+        self.proofs.pending.retain(|_, asked| !lost(asked));
     }
 
     /// Gives the worker peers that are still to be checked, as far as its queue has room. Half of it is kept for
     /// newcomers.
-    pub(crate) fn prove_wanted(&mut self) {
+    pub(crate) fn prove_wanted(&mut self, now: Now) {
         while self.proofs.len() < PROOF_QUEUE_MAX / 2 {
             let wanted = self.peers.iter_mut().find(|(_, p)| p.proof == Proof::Wanted);
             let Some((&address, peer)) = wanted else { return };
             peer.proof = Proof::Asked;
             let identity = (*peer.identity).clone();
-            let ticket = self.proofs.ask(Question::Peer(address));
+            let ticket = self.proofs.ask(Question::Peer(address), now.ms());
             self.output(Output::Prove { ticket, identity });
         }
     }

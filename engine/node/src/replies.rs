@@ -33,6 +33,7 @@ impl Node {
                 }
                 self.measure(now, arrival, from, &matched);
             }
+            Verb::NetworkConfig => {} // a configuration that we pushed has arrived
             Verb::Whois => self.ok_whois(now, from, ok.body)?,
             verb => heard.trust = self.network_ok(now, arrival, from, verb, id, ok.body),
         }

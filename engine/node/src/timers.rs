@@ -70,7 +70,8 @@ impl Node {
         self.upstreams_changed(now);
         self.keep_peers_alive(now);
         self.push_after_change(now);
-        self.prove_wanted();
+        self.expire_proofs(now);
+        self.prove_wanted(now);
         self.plan_all(now);
         if now_ms >= self.timers.next_housekeeping_ms {
             self.timers.next_housekeeping_ms = now_ms + HOUSEKEEPING_MS;

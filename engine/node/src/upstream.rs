@@ -105,8 +105,11 @@ impl Node {
                 self.forget_silently(now, address);
                 self.cache.remove(address);
             }
-            if !self.peers.contains(address) && !self.proofs.is_refused(address) {
-                self.meet(now, identity, Proof::Wanted);
+            if !self.peers.contains(address)
+                && !self.proofs.is_refused(address)
+                && self.meet(now, identity, Proof::Wanted)
+            {
+                self.release(now, address);
             }
         }
         self.upstreams_changed(now);

@@ -154,7 +154,7 @@ impl Node {
         peer.upstream = self.roots.is_upstream_address(address);
         peer.controller = self.is_our_controller(address);
         self.peers.insert(peer);
-        self.prove_wanted();
+        self.prove_wanted(now);
         true
     }
 }

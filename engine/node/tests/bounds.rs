@@ -106,6 +106,9 @@ fn new_identities_pass_20_a_second_and_64_wait_for_the_worker() {
     b.node.handle_proof(b.now, right.0, true);
     assert!(!b.knows(wrong.1.address()) && b.knows(right.1.address()));
     assert_eq!(b.node.counters().identity_proof_failed, 1);
+    // A worker that never answers does not block newcomers for ever.
+    b.advance(PROOF_TIMEOUT_MS + 1000);
+    assert_eq!(b.node.gauges().proofs, 0);
 }
 
 #[test]
