@@ -76,12 +76,9 @@ pub fn ping(to: IpAddr, plan: PingPlan) -> Result<Pings> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol)).doing("open an ICMP socket")?;
     socket.connect(&SocketAddr::new(to, 0).into()).doing(format!("ping {to}"))?;
     let id = std::process::id() as u16 ^ (Instant::now().elapsed().as_nanos() as u16);
-    let mut pings = Pings {
-        sent: 0,
-        answered: 0,
-        duplicates: 0,
-        us: Histogram::new(3).expect("three digits are a legal precision"),
-    };
+    // Up to a minute; `new` alone would clamp at two milliseconds.
+    let us = Histogram::new_with_bounds(1, 60_000_000, 3).expect("legal bounds");
+    let mut pings = Pings { sent: 0, answered: 0, duplicates: 0, us };
     let mut sent_at: Vec<Option<Instant>> = Vec::new();
     let mut request = vec![0xa5u8; 8 + plan.size.max(16)];
     let mut answer = vec![0u8; 65536];
