@@ -1,5 +1,5 @@
-//! From verb to handler. Handlers of this room are small and stand here; networks, replies, HELLO and the NAT verbs have
-//! rooms of their own. Afterwards the peer-received hook runs for what counts as received.
+//! From verb to handler. Handlers of this room are small and stand here; networks, replies, HELLO and the NAT verbs
+//! have rooms of their own. Afterwards the peer-received hook runs for what counts as received.
 // spec: wire, "Who may send what"
 
 use wire::message::{Ack, ConfigRequest, ErrorCode, ErrorMessage, InRe, PathNegotiation, QosMeasurement, RemoteTrace};

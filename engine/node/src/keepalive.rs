@@ -21,7 +21,8 @@ pub(crate) struct Greeted {
 }
 
 impl Node {
-    /// The keep-alive routine for one peer: `full` sends HELLO to each remote, else ECHO where nothing went for a while.
+    /// The keep-alive routine for one peer: `full` sends HELLO to each remote, else ECHO where nothing went for a
+    /// while.
     pub(crate) fn keep_alive(&mut self, now: Now, address: Address, full: bool) -> Greeted {
         let now_ms = now.ms();
         let mut greeted = Greeted::default();

@@ -79,8 +79,8 @@ impl Node {
         }
     }
 
-    /// True if the path is known: refreshes it, or finds the same host alive on the same socket, which is enough without
-    /// a bond.
+    /// True if the path is known: refreshes it, or finds the same host alive on the same socket, which is enough
+    /// without a bond.
     fn refresh(&mut self, now: Now, path: Path, from: Address) -> bool {
         let now_ms = now.ms();
         let Some(peer) = self.peers.get_mut(from) else { return false };

@@ -1,5 +1,5 @@
-//! What is known of other nodes: identity, keys, version, when they were last heard, and their slots. The table of peers
-//! is bounded; who goes when it is full is decided here, and nothing here sends.
+//! What is known of other nodes: identity, keys, version, when they were last heard, and their slots. The table of
+//! peers is bounded; who goes when it is full is decided here, and nothing here sends.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -109,7 +109,8 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Queues a message; when the recipient's queue is full its oldest one goes. Returns how many messages were dropped.
+    /// Queues a message; when the recipient's queue is full its oldest one goes. Returns how many messages were
+    /// dropped.
     pub(crate) fn push(&mut self, to: Address, message: Message, now_ms: u64) -> u64 {
         if self.count >= QUEUE_MAX || self.bytes + message.payload.len() > QUEUE_BYTES_MAX {
             return 1;

@@ -1,5 +1,5 @@
-//! The acceptance scenarios of the protocol's description, with the numbers of its gateway column, one script a row: how
-//! others are met and answered. // spec: paths, "Acceptance scenarios"
+//! The acceptance scenarios of the protocol's description, with the numbers of its gateway column, one script a row:
+//! how others are met and answered. // spec: paths, "Acceptance scenarios"
 
 mod common;
 

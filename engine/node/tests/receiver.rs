@@ -1,4 +1,5 @@
-//! What a real node did with each datagram, against what ours does: the recorded stimuli in their order, for an ordinary
+//! What a real node did with each datagram, against what ours does: the recorded stimuli in their order, for an
+//! ordinary
 //! node and a root. Where we differ on purpose, the difference is told from what the stimulus is, with the rule that
 //! wants it so.
 

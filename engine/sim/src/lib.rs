@@ -1,5 +1,5 @@
-//! A deterministic world for tests: a virtual clock, hosts with sockets, and an internet between them that delays, loses,
-//! repeats and reorders by seed. Real [`node::Node`]s run in it, unchanged.
+//! A deterministic world for tests: a virtual clock, hosts with sockets, and an internet between them that delays,
+//! loses, repeats and reorders by seed. Real [`node::Node`]s run in it, unchanged.
 //!
 //! The same seed gives the same run, datagram by datagram ([`World::trace`]). Only tests see this room; it must never
 //! know a real clock, socket or thread.

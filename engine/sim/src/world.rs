@@ -1,5 +1,5 @@
-//! The world itself: what is on its way, who is due next, and what the internet does to datagrams. Everything happens in
-//! one order, by virtual time and then by the order in which it was caused.
+//! The world itself: what is on its way, who is due next, and what the internet does to datagrams. Everything happens
+//! in one order, by virtual time and then by the order in which it was caused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

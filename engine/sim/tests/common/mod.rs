@@ -166,8 +166,8 @@ impl Lab {
         self.world.host(self.leaves[leaf]).stack.unwrap()
     }
 
-    /// Resolves `to` by ARP from `from`'s stack, asking again every second, then pings it with `len` bytes. Milliseconds
-    /// until the first pong.
+    /// Resolves `to` by ARP from `from`'s stack, asking again every second, then pings it with `len` bytes.
+    /// Milliseconds until the first pong.
     pub fn first_ping(&mut self, from: usize, to: usize, len: usize, limit_ms: u64) -> Option<u64> {
         let start = self.world.now().ms();
         let (asker, wanted) = (self.stack(from), self.stack(to));
