@@ -18,7 +18,7 @@
 //!
 //! let text = "1b9dded647:0:3731e2a1c0cdad9219af4b7c47ebfb36840665d41c3918652e54c657f61d532c1bff6100bc603d8ca06a69a65f\
 //!     ffeedcec46ba64770e53cbec09a5043695309e:e0a1fdf35349a589b3ef04eb107c651bc28c99fd146211337c6455a58c1e08880\
-//!             c106ed33377ff82581813677094d34f2ff01c6a9acbf3eed164b14411411150";
+//!     c106ed33377ff82581813677094d34f2ff01c6a9acbf3eed164b14411411150";
 //! let identity: SecretIdentity = text.parse().unwrap();
 //! let start = Now::at_ms(1_700_000_000_000);
 //! let mut node = Node::new(start, Arc::new(identity), Settings::default(), [7; 32]);
