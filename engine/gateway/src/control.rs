@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, trace, warn};
 use wire::endpoint::{Prefix, to_text};
 use wire::world::{World, WorldKind};
-use wire::{Address, Mac, NetworkId, Now, SecretIdentity};
+use wire::{Address, Mac, MulticastGroup, NetworkId, Now, SecretIdentity};
 
 use crate::api::{Gate, Pending};
 use crate::dataplane::{DataPlane, FromShard};
@@ -33,6 +33,8 @@ use crate::writer::Writer;
 
 /// Events of shards handled before everything else gets its turn again.
 const MAX_BATCH: usize = 256;
+/// Frames of one network held while its TAP gets its addresses; more are dropped and counted.
+pub const MAX_HELD_FRAMES: usize = 64;
 /// How often local.conf is looked at. // spec: service, "Periodic work visible to operators"
 const CONF_CHECK_MS: u64 = 10_000;
 /// How long the end of the program waits for the TAPs to be cleared.
@@ -67,12 +69,21 @@ struct Port {
     device: Option<String>,
     error: Option<PortError>,
     problem: Option<String>,
+    /// Multicast groups that the kernel listens to.
+    groups: Vec<MulticastGroup>,
+    /// Groups that the node was told last.
+    subscribed: BTreeSet<MulticastGroup>,
+    /// Orders that the TAP task has not carried out yet.
+    settling: u32,
+    /// Frames that wait until it has: a kernel that does not have its address yet would drop what is for it.
+    held: Vec<Vec<u8>>,
 }
 
 /// What was dropped or failed on this thread, by cause.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     sends_refused: u64,
+    frames_not_held: u64,
 }
 
 /// Everything the control thread holds.
@@ -351,10 +362,11 @@ impl Control {
     fn node_says(&mut self, now: Now, output: Output) {
         match output {
             Output::Send { socket, remote, ttl, datagram } => self.send(socket, remote, ttl, datagram),
-            Output::Deliver { network, frame } => self.p.dataplane.deliver(network, frame),
+            Output::Deliver { network, frame } => self.deliver(network, frame),
             Output::NetworkChanged(network) => {
                 self.dirty.insert(network);
                 self.tell_overlay();
+                self.subscribe(now, network);
             }
             Output::Plan(change) => self.p.dataplane.update(shard_update(self.p.node.address(), change)),
             Output::ControllerRequest { network, member, packet_id, metadata, physical } => {
@@ -380,6 +392,16 @@ impl Control {
                     self.p.dataplane.send(shard_socket(socket), remote, ttl, datagram.clone());
                 }
             }
+        }
+    }
+
+    fn deliver(&mut self, network: NetworkId, frame: Vec<u8>) {
+        let settling = self.networks.get_mut(&network).filter(|port| port.settling > 0);
+        let Some(port) = settling else { return self.p.dataplane.deliver(network, frame) };
+        if port.held.len() < MAX_HELD_FRAMES {
+            port.held.push(frame);
+        } else {
+            self.counters.frames_not_held += 1;
         }
     }
 
@@ -457,12 +479,24 @@ impl Control {
                 self.p.dataplane.remove_tap(id);
                 self.p.node.set_port_error(now, id, true);
             }
+            Report::Applied(id) => {
+                let Some(port) = self.networks.get_mut(&id) else { return };
+                port.settling = port.settling.saturating_sub(1);
+                if port.settling == 0 {
+                    port.held.drain(..).for_each(|frame| self.p.dataplane.deliver(id, frame));
+                }
+            }
             Report::Problem(id, problem) => {
                 if let Some(port) = self.networks.get_mut(&id) {
                     port.problem = problem;
                 }
             }
-            Report::Groups(id, groups) => self.p.node.set_subscriptions(now, id, groups),
+            Report::Groups(id, groups) => {
+                if let Some(port) = self.networks.get_mut(&id) {
+                    port.groups = groups;
+                    self.subscribe(now, id);
+                }
+            }
             Report::Interfaces(interfaces, addresses) => {
                 (self.interfaces, self.addresses) = (interfaces, addresses);
                 self.bind_links(now);
@@ -505,6 +539,20 @@ impl Control {
         self.p.node.set_overlay_prefixes(prefixes);
     }
 
+    /// Subscribes to the groups of the kernel and to those of the managed addresses, which the kernel joins a moment
+    /// later: whoever asks for us in between must not wait for its next attempt.
+    fn subscribe(&mut self, now: Now, id: NetworkId) {
+        let Some(port) = self.networks.get_mut(&id) else { return };
+        let config = self.p.node.networks().get(id).and_then(|n| n.config());
+        let managed = config.map(|c| port.conf.addresses(&c.addresses)).unwrap_or_default();
+        let resolving = managed.iter().map(|(ip, _)| MulticastGroup::for_resolving(*ip));
+        let groups: BTreeSet<MulticastGroup> = port.groups.iter().copied().chain(resolving).collect();
+        if port.subscribed != groups {
+            self.p.node.set_subscriptions(now, id, groups.iter().copied().collect());
+            port.subscribed = groups;
+        }
+    }
+
     /// Tells the TAP task what the networks that changed want. What it has no room for now is told later.
     fn order_taps(&mut self) {
         while let Some(id) = self.broken_taps.first().copied() {
@@ -518,10 +566,14 @@ impl Control {
                 Some(desired) => Order::Set(id, desired),
                 None => Order::Remove(id),
             };
+            let is_set = matches!(order, Order::Set(..));
             if self.p.orders.try_send(order).is_err() {
                 return;
             }
             self.dirty.remove(&id);
+            if let Some(port) = self.networks.get_mut(&id).filter(|_| is_set) {
+                port.settling += 1;
+            }
         }
     }
 

@@ -50,7 +50,7 @@ pub struct InterfaceAddress {
 }
 
 /// What changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// An interface came, went or changed.
     Interface(u32),

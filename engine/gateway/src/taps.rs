@@ -67,6 +67,8 @@ pub enum Order {
 pub enum Report {
     /// A device is there: its name and one queue for each shard.
     Up(NetworkId, String, Vec<OwnedFd>),
+    /// An [`Order::Set`] is carried out, as far as it can be.
+    Applied(NetworkId),
     /// A device cannot be made, or is gone. It is tried again.
     Down(NetworkId, PortError),
     /// Addresses or routes of a device could not be applied; the device works otherwise.
@@ -131,8 +133,16 @@ impl Taps {
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, mut changes: mpsc::Receiver<Change>) {
         let mut multicast = tokio::time::interval(MULTICAST_SCAN);
         let mut interfaces = tokio::time::interval(INTERFACE_SCAN);
+        // Changes told since the last look at the host, and when to look.
+        let (mut changed, mut look_at) = (BTreeSet::new(), None);
         loop {
             let retry = self.next_retry();
+            let settled = async {
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Stop(done)) => {
@@ -144,16 +154,16 @@ impl Taps {
                     None => return self.remove_all().await,
                 },
                 Some(change) = changes.recv() => {
-                    tokio::time::sleep(SETTLE).await;
-                    let mut changed = vec![change];
-                    while let Ok(more) = changes.try_recv() {
-                        changed.push(more);
-                    }
-                    self.look(&changed).await;
+                    changed.insert(change);
+                    look_at.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                }
+                () = settled => {
+                    look_at = None;
+                    self.look(&std::mem::take(&mut changed)).await;
                 }
                 _ = multicast.tick() => self.scan_groups(&[]).await,
                 _ = interfaces.tick() => {
-                    self.look(&[]).await;
+                    self.look(&BTreeSet::new()).await;
                     self.refresh().await;
                 }
                 () = tokio::time::sleep(retry) => self.retry().await,
@@ -180,6 +190,7 @@ impl Taps {
             Order::Set(id, desired) => {
                 self.networks.entry(id).or_default().desired = Some(desired);
                 self.apply(id).await;
+                self.tell(Report::Applied(id)).await;
             }
             Order::Remove(id) => {
                 if let Some(Entry { device: Some(device), .. }) = self.networks.remove(&id) {
@@ -357,7 +368,7 @@ impl Taps {
     }
 
     /// Reads interfaces and addresses, reports them, notices devices that are gone, and sees to their groups.
-    async fn look(&mut self, changed: &[Change]) {
+    async fn look(&mut self, changed: &BTreeSet<Change>) {
         let (interfaces, addresses) = match (self.netlink.interfaces().await, self.netlink.addresses().await) {
             (Ok(interfaces), Ok(addresses)) => (interfaces, addresses),
             (Err(e), _) | (_, Err(e)) => return warn!("{e}"),
