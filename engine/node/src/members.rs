@@ -104,10 +104,13 @@ impl Node {
 
     /// What the controller beside us wants sent: its replies, configurations and revocations, complete payloads each.
     pub fn controller_reply(&mut self, now: Now, to: Address, verb: Verb, payload: Vec<u8>) {
-        if verb == Verb::Ok
-            && let Ok(ok) = OkMessage::parse(&payload)
-            && let Ok(network) = NetworkId::read(&mut Reader::new(ok.body))
-        {
+        // A configuration, asked for or pushed, begins with its network.
+        let configuration = match verb {
+            Verb::Ok => OkMessage::parse(&payload).ok().map(|ok| ok.body),
+            Verb::NetworkConfig => Some(&payload[..]),
+            _ => None,
+        };
+        if let Some(Ok(network)) = configuration.map(|body| NetworkId::read(&mut Reader::new(body))) {
             self.authorised.insert(network, to, now.ms());
         }
         if to != self.address() {
