@@ -201,15 +201,16 @@ impl Handler for Worker {
     }
 
     fn woken(&mut self, io: &mut Io) {
-        // decisions first, so that what is sent finds its socket
+        // Counted before the decisions are taken: what came after them finds its socket and its TAP.
+        let (sends, frames) = (self.mail.sends.len(), self.mail.frames.len());
         for _ in 0..self.mail.commands.len() {
             let Ok(command) = self.mail.commands.try_recv() else { break };
             self.obey(command, io);
         }
-        for Outgoing { socket, remote, ttl, datagram } in self.mail.sends.try_iter().take(SENDS_PER_TURN) {
+        for Outgoing { socket, remote, ttl, datagram } in self.mail.sends.try_iter().take(sends.min(SENDS_PER_TURN)) {
             let _ = io.send(socket.0, remote, ttl, &datagram); // counted by the ring
         }
-        for (network, frame) in self.mail.frames.try_iter().take(FRAMES_PER_TURN) {
+        for (network, frame) in self.mail.frames.try_iter().take(frames.min(FRAMES_PER_TURN)) {
             let _ = io.write(network.0, &frame); // counted by the ring
         }
         if !(self.mail.commands.is_empty() && self.mail.sends.is_empty() && self.mail.frames.is_empty()) {
