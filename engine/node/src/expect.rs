@@ -67,7 +67,7 @@ impl Expectations {
             let Some((_, oldest)) = self.order.pop_front() else { break };
             self.evicted += u64::from(self.by_id.remove(&oldest).is_some());
         }
-        // Several OKs are legitimate for clusters (WHOIS), chunks (configuration) and gathers. // spec: paths, 4
+        // Several OKs are legitimate for clusters (WHOIS), chunks (configuration) and gathers. // spec: paths, "Expected replies"
         let replies_left = match verb {
             Verb::Whois | Verb::NetworkConfigRequest | Verb::MulticastGather | Verb::MulticastFrame => {
                 REPLIES_PER_REQUEST

@@ -16,7 +16,7 @@ use crate::limits::*;
 use crate::send::Arrival;
 use crate::waiting::Message;
 
-/// Members to whom our controller sent a configuration not long ago. // spec: networks, "MULTICAST_LIKE (verb 0x09)"
+/// Members to whom our controller sent a configuration not long ago. // spec: networks, "MULTICAST_LIKE (0x09)"
 #[derive(Debug, Default)]
 pub(crate) struct Authorised {
     since: BTreeMap<(NetworkId, Address), u64>,

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use wire::message::Frame;
-use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify, may_be_in_clear};
+use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
 use wire::{Address, Mac, Now, Verb};
 
 use crate::egress::{Egress, ToControl};
@@ -81,7 +81,7 @@ impl Shard {
             Some(Suite::Poly1305) if header.verb_number() == Verb::Hello as u8 => {
                 return self.unopened(path, packet, out);
             }
-            Some(Suite::Poly1305) if may_be_in_clear(header.verb_number()) => {}
+            Some(Suite::Poly1305) if Verb::from_u8(header.verb_number()).is_some_and(Verb::may_be_clear) => {}
             Some(Suite::Poly1305) => {
                 self.counters.clear_verb += 1;
                 return;

@@ -94,12 +94,6 @@ impl Suite {
     }
 }
 
-/// Verbs that may come in suite 0: HELLO, ACK, QOS_MEASUREMENT, PATH_NEGOTIATION_REQUEST. The reference takes any verb
-/// in clear but sends only these. // spec: wire, "Gateway hardening", suite 0
-pub const fn may_be_in_clear(verb_number: u8) -> bool {
-    matches!(verb_number, 0x01 | 0x12 | 0x13 | 0x16)
-}
-
 /// What a UDP payload is, as far as its length and byte 13 tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datagram {

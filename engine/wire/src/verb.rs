@@ -81,8 +81,8 @@ verbs! {
 }
 
 impl Verb {
-    /// Legitimately sent authenticated but in clear (suite 0).
-    // spec: wire, "Gateway hardening (wire level)"
+    /// May come authenticated but in clear (suite 0). The reference takes any verb so, but sends only these.
+    // spec: wire, "Gateway hardening", suite 0
     pub const fn may_be_clear(self) -> bool {
         matches!(self, Verb::Hello | Verb::Ack | Verb::QosMeasurement | Verb::PathNegotiationRequest)
     }
