@@ -20,6 +20,9 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::packet::{FLAGS, HDR_LEN, MAC, Suite, VERB};
+#[cfg(target_arch = "x86_64")]
+use crate::simd;
+use crate::simd::Backend;
 
 /// Bytes of the key two identities agree on.
 pub const KEY_LEN: usize = 48;
@@ -87,22 +90,83 @@ pub fn kbkdf(key: &[u8; KEY_LEN], label: u8, context: u8, iteration: u32) -> Zer
 
 /// AES-GMAC-SIV with its two keys scheduled. // spec: wire, "Suite 3 (AES-GMAC-SIV), step by step"
 #[derive(Clone)]
-pub struct GmacSiv {
+pub struct GmacSiv(Siv);
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and a packet pays for no indirection")]
+enum Siv {
+    Portable(PortableSiv),
+    #[cfg(target_arch = "x86_64")]
+    Simd(simd::GmacSiv),
+}
+
+impl GmacSiv {
+    /// Schedules K0, which authenticates, and K1, which encrypts, for the best instructions there are.
+    pub fn new(k0: &[u8; 32], k1: &[u8; 32]) -> GmacSiv {
+        GmacSiv::with_backend(k0, k1, Backend::best())
+    }
+
+    /// Likewise, for given instructions; the portable ones if the processor does not have them.
+    pub fn with_backend(k0: &[u8; 32], k1: &[u8; 32], backend: Backend) -> GmacSiv {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(siv) = simd::GmacSiv::new(k0, k1, backend) {
+            return GmacSiv(Siv::Simd(siv));
+        }
+        let _ = backend;
+        GmacSiv(Siv::Portable(PortableSiv::new(k0, k1)))
+    }
+
+    /// Encrypts `data` in place, whose last bytes come from `payload`, and returns the tag: first half for the packet
+    /// ID, second for the MAC field. `aad` is authenticated too.
+    pub fn seal(&self, iv: [u8; 8], aad: &[u8], data: &mut [u8], payload: &[u8]) -> [u8; BLOCK] {
+        match &self.0 {
+            Siv::Portable(siv) => {
+                let (first, rest) = data.split_at_mut(data.len() - payload.len());
+                siv.seal(iv, aad, first, payload, rest)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Siv::Simd(siv) => siv.seal(iv, aad, data, payload),
+        }
+    }
+
+    /// Decrypts in place; what does not authenticate is wiped and refused.
+    pub fn open(&self, tag: [u8; BLOCK], aad: &[u8], data: &mut [u8]) -> Result<(), Forged> {
+        let authentic = match &self.0 {
+            Siv::Portable(siv) => siv.open(tag, aad, data),
+            #[cfg(target_arch = "x86_64")]
+            Siv::Simd(siv) => siv.open(&tag, aad, data),
+        };
+        if authentic {
+            return Ok(());
+        }
+        data.zeroize();
+        Err(Forged)
+    }
+}
+
+impl fmt::Debug for GmacSiv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GmacSiv(secret)")
+    }
+}
+
+/// The suite made of crates, for any processor.
+#[derive(Clone)]
+struct PortableSiv {
     gmac: Aes256Enc,
     hash: GHash,
     encrypt: Aes256Enc,
     decrypt: Aes256Dec,
 }
 
-impl GmacSiv {
-    /// Schedules K0, which authenticates, and K1, which encrypts.
-    pub fn new(k0: &[u8; 32], k1: &[u8; 32]) -> GmacSiv {
+impl PortableSiv {
+    fn new(k0: &[u8; 32], k1: &[u8; 32]) -> PortableSiv {
         let gmac = Aes256Enc::new(k0.into());
         let mut h = Array::from([0; BLOCK]);
         gmac.encrypt_block(&mut h);
         let hash = GHash::new(&h);
         h.zeroize();
-        GmacSiv { gmac, hash, encrypt: Aes256Enc::new(k1.into()), decrypt: Aes256Dec::new(k1.into()) }
+        PortableSiv { gmac, hash, encrypt: Aes256Enc::new(k1.into()), decrypt: Aes256Dec::new(k1.into()) }
     }
 
     /// GMAC with the nonce `iv || 0` over `aad`, zero-padded to whole blocks, and the plaintext, which is `first`
@@ -165,7 +229,7 @@ impl GmacSiv {
     }
 
     /// Encrypts `first` in place and `payload` into `out`, which is as long; returns the tag.
-    fn seal_parts(&self, iv: [u8; 8], aad: &[u8], first: &mut [u8], payload: &[u8], out: &mut [u8]) -> [u8; BLOCK] {
+    fn seal(&self, iv: [u8; 8], aad: &[u8], first: &mut [u8], payload: &[u8], out: &mut [u8]) -> [u8; BLOCK] {
         let mut tag = Array::from([0; BLOCK]);
         tag[..8].copy_from_slice(&iv);
         tag[8..].copy_from_slice(&self.mac(iv, aad, first, payload));
@@ -174,28 +238,13 @@ impl GmacSiv {
         tag.0
     }
 
-    /// Encrypts in place and returns the tag: first half for the packet ID, second for the MAC field.
-    pub fn seal(&self, iv: [u8; 8], aad: &[u8], data: &mut [u8]) -> [u8; 16] {
-        self.seal_parts(iv, aad, data, &[], &mut [])
-    }
-
-    /// Decrypts in place; what does not authenticate is wiped and refused.
-    pub fn open(&self, tag: [u8; 16], aad: &[u8], data: &mut [u8]) -> Result<(), Forged> {
+    /// Decrypts in place and says whether the plaintext is authentic.
+    fn open(&self, tag: [u8; BLOCK], aad: &[u8], data: &mut [u8]) -> bool {
         let mut opened = Array::from(tag);
         self.decrypt.decrypt_block(&mut opened);
         let (iv, mac) = halves(&opened.0);
         self.apply_key_stream(&tag, data, &[], &mut []);
-        if bool::from(self.mac(iv, aad, data, &[]).ct_eq(&mac)) {
-            return Ok(());
-        }
-        data.zeroize();
-        Err(Forged)
-    }
-}
-
-impl fmt::Debug for GmacSiv {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GmacSiv(secret)")
+        self.mac(iv, aad, data, &[]).ct_eq(&mac).into()
     }
 }
 
@@ -231,7 +280,13 @@ pub struct Keys {
 impl Keys {
     /// Derives and schedules what the suites need.
     pub fn new(shared: SharedKey) -> Keys {
-        let siv = GmacSiv::new(&shared.aes_key(b'0'), &shared.aes_key(b'1'));
+        Keys::with_backend(shared, Backend::best())
+    }
+
+    /// Likewise for given instructions, so that tests and benchmarks can compare them; the portable ones if the processor
+    /// does not have them.
+    pub fn with_backend(shared: SharedKey, backend: Backend) -> Keys {
+        let siv = GmacSiv::with_backend(&shared.aes_key(b'0'), &shared.aes_key(b'1'), backend);
         Keys { shared, siv }
     }
 
@@ -273,9 +328,9 @@ impl Keys {
                 out[MAC].copy_from_slice(&mac);
             }
             Suite::AesGmacSiv => {
-                let (header, first) = prefix.split_at_mut(VERB);
+                let (header, data) = out.split_at_mut(VERB);
                 let (iv, aad) = iv_and_aad(header);
-                let (id, mac) = halves(&self.siv.seal_parts(iv, &aad, first, payload, rest));
+                let (id, mac) = halves(&self.siv.seal(iv, &aad, data, payload));
                 header[..8].copy_from_slice(&id);
                 header[MAC].copy_from_slice(&mac);
             }
@@ -357,11 +412,11 @@ fn poly1305(key: &[u8; 32], data: &[u8]) -> [u8; 8] {
     halves(&tag.0).0
 }
 
-/// Packet ID, and destination, source and flags without hops.
-fn iv_and_aad(header: &[u8]) -> ([u8; 8], [u8; 11]) {
-    let (mut iv, mut aad) = ([0; 8], [0; 11]);
+/// Packet ID, and destination, source and flags without hops, zero-padded.
+fn iv_and_aad(header: &[u8]) -> ([u8; 8], [u8; BLOCK]) {
+    let (mut iv, mut aad) = ([0; 8], [0; BLOCK]);
     iv.copy_from_slice(&header[..8]);
-    aad.copy_from_slice(&header[8..=FLAGS]);
+    aad[..11].copy_from_slice(&header[8..=FLAGS]);
     aad[10] &= HOPS_MASK;
     (iv, aad)
 }

@@ -10,16 +10,22 @@ use wire::fragment::{
     split_even,
 };
 use wire::packet::{FRAG_HDR_LEN, HDR_LEN, MAX_FRAGMENTS, MAX_PACKET, MAX_PAYLOAD, header};
-use wire::{Address, Identity, IdentityError, Keys, Now, OpenError, Packet, SecretIdentity, SharedKey, Suite};
+use wire::{Address, Backend, Identity, IdentityError, Keys, Now, OpenError, Packet, SecretIdentity, SharedKey, Suite};
 use zeroize::Zeroizing;
 
-fn keys() -> impl Strategy<Value = Keys> {
+fn shared_key() -> impl Strategy<Value = SharedKey> {
     any::<([u8; 24], [u8; 24])>().prop_map(|(a, b)| {
         let mut key = [0; 48];
         key[..24].copy_from_slice(&a);
         key[24..].copy_from_slice(&b);
-        Keys::new(SharedKey::from_bytes(key))
+        SharedKey::from_bytes(key)
     })
+}
+
+/// On any instructions that this machine has.
+fn keys() -> impl Strategy<Value = Keys> {
+    let backend = prop::sample::select(Backend::available().collect::<Vec<_>>());
+    (shared_key(), backend).prop_map(|(key, backend)| Keys::with_backend(key, backend))
 }
 
 fn suite() -> impl Strategy<Value = Suite> {
@@ -65,7 +71,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(256))]
+    #![proptest_config(config(256 * Backend::available().count() as u32))]
 
     #[test]
     fn what_is_sealed_opens_to_the_same_bytes(keys in keys(), suite in suite(), plain in packet()) {

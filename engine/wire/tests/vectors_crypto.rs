@@ -16,8 +16,8 @@ use wire::identity::derive;
 use wire::keys::{GmacSiv, kbkdf};
 use wire::packet::{HDR_LEN, MAX_FRAGMENTS};
 use wire::{
-    Address, Datagram, Fragment, Identity, Keys, Now, OpenError, Packet, Reader, SecretIdentity, SharedKey, Signature,
-    Suite, classify,
+    Address, Backend, Datagram, Fragment, Identity, Keys, Now, OpenError, Packet, Reader, SecretIdentity, SharedKey,
+    Signature, Suite, classify,
 };
 use zeroize::Zeroizing;
 
@@ -84,23 +84,23 @@ fn vectors_primitives() {
                 ctr::Ctr32BE::<Aes256Enc>::new(&key.into(), &iv.into()).apply_keystream(&mut data);
                 assert_eq!(data, c.hex("out"), "{name}");
             }
-            "aes_gmac_siv" => {
-                let siv = GmacSiv::new(&c.array("k0"), &c.array("k1"));
-                let mut data = c.hex("plaintext");
-                let tag = siv.seal(c.array("iv"), &c.hex("aad"), &mut data);
-                assert_eq!(tag[..], c.hex("tag"), "{name}");
-                assert_eq!(data, c.hex("ciphertext"), "{name}");
-                assert!(siv.open(tag, &c.hex("aad"), &mut data).is_ok(), "{name}");
-                assert_eq!(data, c.hex("plaintext"), "{name}");
-            }
-            "aes_gmac_siv_open" => {
-                let siv = GmacSiv::new(&c.array("k0"), &c.array("k1"));
+            "aes_gmac_siv" => Backend::available().for_each(|backend| {
+                let siv = GmacSiv::with_backend(&c.array("k0"), &c.array("k1"), backend);
+                let (mut data, aad) = (c.hex("plaintext"), c.hex("aad"));
+                let tag = siv.seal(c.array("iv"), &aad, &mut data, &[]);
+                assert_eq!(tag[..], c.hex("tag"), "{name} {backend:?}");
+                assert_eq!(data, c.hex("ciphertext"), "{name} {backend:?}");
+                assert!(siv.open(tag, &aad, &mut data).is_ok(), "{name} {backend:?}");
+                assert_eq!(data, c.hex("plaintext"), "{name} {backend:?}");
+            }),
+            "aes_gmac_siv_open" => Backend::available().for_each(|backend| {
+                let siv = GmacSiv::with_backend(&c.array("k0"), &c.array("k1"), backend);
                 let mut data = c.hex("ciphertext");
                 let opened = siv.open(c.array("tag"), &c.hex("aad"), &mut data).is_ok();
-                assert_eq!(opened, c.is("ok"), "{name}");
+                assert_eq!(opened, c.is("ok"), "{name} {backend:?}");
                 let expected = if opened { c.hex("plaintext") } else { vec![0; data.len()] };
-                assert_eq!(data, expected, "{name}: what is not authentic is wiped");
-            }
+                assert_eq!(data, expected, "{name} {backend:?}: what is not authentic is wiped");
+            }),
             _ => unknown_kind(&c),
         }
     });
@@ -266,9 +266,10 @@ fn vectors_packet() {
     family("packet", |_, c| {
         let name = c.name();
         match c.kind() {
-            "armor" => check_armor(&c),
-            "dearmor" => {
-                let (mut packet, keys) = (c.hex("wire"), Keys::new(SharedKey::from_bytes(c.array("key"))));
+            "armor" => Backend::available().for_each(|backend| check_armor(&c, backend)),
+            "dearmor" => Backend::available().for_each(|backend| {
+                let keys = Keys::with_backend(SharedKey::from_bytes(c.array("key")), backend);
+                let mut packet = c.hex("wire");
                 match keys.open(&mut packet) {
                     Ok(suite) => {
                         assert!(c.is("ok"), "{name}: forged, but opened");
@@ -284,7 +285,7 @@ fn vectors_packet() {
                         }
                     }
                 }
-            }
+            }),
             "too_short" => {
                 let mut packet = c.hex("wire");
                 let len = packet.len();
@@ -323,16 +324,16 @@ fn vectors_packet() {
                 assert_eq!(view.verb_number() as usize, c.num("verb"), "{name}");
                 assert_eq!(view.compressed(), c.is("compressed"), "{name}");
             }
-            "crypt_field" => {
+            "crypt_field" => Backend::available().for_each(|backend| {
                 let mut key = [0; 48];
                 key[..32].copy_from_slice(&c.hex("key"));
-                let keys = Keys::new(SharedKey::from_bytes(key));
+                let keys = Keys::with_backend(SharedKey::from_bytes(key), backend);
                 let mut tail = c.hex("plaintext");
                 keys.obscure_hello_tail(c.id("packet_id"), &mut tail);
                 assert_eq!(tail, c.hex("ciphertext"), "{name}");
                 keys.obscure_hello_tail(c.id("packet_id"), &mut tail);
                 assert_eq!(tail, c.hex("plaintext"), "{name}");
-            }
+            }),
             "fragment_hops" => {
                 let mut datagram = [0; 17];
                 (datagram[13], datagram[15]) = (0xff, c.num("before") as u8);
@@ -345,10 +346,11 @@ fn vectors_packet() {
     });
 }
 
-fn check_armor(c: &Case<'_>) {
-    let name = c.name();
+fn check_armor(c: &Case<'_>, backend: Backend) {
+    let name = format!("{} {backend:?}", c.name());
+    let name = name.as_str();
     let (before, wire) = (c.hex("before"), c.hex("wire"));
-    let keys = Keys::new(SharedKey::from_bytes(c.array("key")));
+    let keys = Keys::with_backend(SharedKey::from_bytes(c.array("key")), backend);
     let suite = Suite::from_flags((c.num("suite") as u8) << 3).expect(name);
 
     let view = Packet::new(&before[..]).expect(name);

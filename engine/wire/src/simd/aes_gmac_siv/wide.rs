@@ -1,0 +1,292 @@
+//! VAES, VPCLMULQDQ and AVX-512: sixteen blocks at a time, four in each register.
+
+use std::arch::x86_64::*;
+
+use super::super::bytes::{
+    load_lanes, load128, load512, load512_partial, mask64, store128, store512, store512_partial,
+};
+use super::{Product, Schedule, WIDE_GROUP, first_counter, length_block};
+
+const BLOCK: usize = 16;
+const LINE: usize = 4 * BLOCK;
+const GROUP_LEN: usize = WIDE_GROUP * BLOCK;
+
+#[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+pub fn seal(s: &Schedule, iv: [u8; 8], aad: &[u8], data: &mut [u8], payload: &[u8]) -> [u8; 16] {
+    let iv = u64::from_le_bytes(iv);
+    let mask = s.mask(iv);
+    // The front becomes whole groups, so that source and destination are cut alike from there on.
+    let data_len = data.len();
+    let front_len = data_len - payload.len();
+    let seam = front_len.next_multiple_of(GROUP_LEN).min(data_len);
+    let (fill, payload) = payload.split_at(seam - front_len);
+    copy_fill(&mut data[front_len..seam], fill);
+
+    let mut hash = Hash::new(s, aad, data_len);
+    let (front, rest) = data.split_at_mut(seam);
+    let (front_groups, front_tail) = front.as_chunks_mut::<GROUP_LEN>();
+    let (rest_groups, rest_tail) = rest.as_chunks_mut::<GROUP_LEN>();
+    let (payload_groups, payload_tail) = payload.as_chunks::<GROUP_LEN>();
+    for group in front_groups.iter().chain(payload_groups) {
+        hash.absorb(load_group(group));
+    }
+    let tail_len = data_len % GROUP_LEN;
+    let tail = load_tail(if rest_tail.is_empty() { front_tail } else { payload_tail });
+    let tag = s.tag(iv, hash.finish(tail, tail_len), mask);
+
+    let mut stream = Stream::new(s, tag);
+    for group in front_groups {
+        let plain = load_group(group);
+        store_group(group, xor(plain, stream.next()));
+    }
+    for (group, payload) in rest_groups.iter_mut().zip(payload_groups) {
+        store_group(group, xor(load_group(payload), stream.next()));
+    }
+    let end = if rest_tail.is_empty() { front_tail } else { rest_tail };
+    store_tail(end, xor(tail, stream.last(tail_len)));
+    let mut out = [0; BLOCK];
+    store128(&mut out, tag);
+    out
+}
+
+/// The folded hash as it is and as the tag says it should be.
+#[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+pub fn open(s: &Schedule, tag: &[u8; 16], aad: &[u8], data: &mut [u8]) -> [u64; 2] {
+    let tag = load128(tag);
+    let (iv, received) = s.open_tag(tag);
+    let mask = s.mask(iv);
+    let mut hash = Hash::new(s, aad, data.len());
+    let mut stream = Stream::new(s, tag);
+    let (groups, tail) = data.as_chunks_mut::<GROUP_LEN>();
+    for group in groups {
+        let plain = xor(load_group(group), stream.next());
+        store_group(group, plain);
+        hash.absorb(plain);
+    }
+    let plain = xor(load_tail(tail), stream.last(tail.len()));
+    store_tail(tail, plain);
+    [_mm_cvtsi128_si64(Schedule::fold(hash.finish(plain, tail.len()), mask)) as u64, received]
+}
+
+/// Sixteen blocks.
+type Group = [__m512i; 4];
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_group(bytes: &[u8; GROUP_LEN]) -> Group {
+    let lines = bytes.as_chunks().0;
+    [load512(&lines[0]), load512(&lines[1]), load512(&lines[2]), load512(&lines[3])]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn store_group(bytes: &mut [u8; GROUP_LEN], group: Group) {
+    for (line, value) in bytes.as_chunks_mut().0.iter_mut().zip(group) {
+        store512(line, value);
+    }
+}
+
+/// Less than a group, followed by zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_tail(tail: &[u8]) -> Group {
+    let mut group = [_mm512_setzero_si512(); 4];
+    for (value, line) in group.iter_mut().zip(tail.chunks(LINE)) {
+        *value = load512_partial(line);
+    }
+    group
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn store_tail(tail: &mut [u8], group: Group) {
+    for (line, value) in tail.chunks_mut(LINE).zip(group) {
+        store512_partial(line, value);
+    }
+}
+
+/// Copies less than a group.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn copy_fill(to: &mut [u8], from: &[u8]) {
+    store_tail(to, load_tail(from));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn xor(a: Group, b: Group) -> Group {
+    let mut out = a;
+    for (out, b) in out.iter_mut().zip(b) {
+        *out = _mm512_xor_si512(*out, b);
+    }
+    out
+}
+
+struct Hash<'a> {
+    schedule: &'a Schedule,
+    length: __m128i,
+    /// Added to the first block that comes.
+    carry: __m128i,
+    /// Added to the product of the group that comes.
+    sum: Sum,
+}
+
+impl<'a> Hash<'a> {
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn new(schedule: &'a Schedule, aad: &[u8], data_len: usize) -> Hash<'a> {
+        let following = if data_len < GROUP_LEN { data_len.div_ceil(BLOCK) + 1 } else { WIDE_GROUP };
+        let first = Product::of(schedule.absorb_aad(aad), schedule.powers_from(following + 1)[0]);
+        Hash { schedule, length: length_block(aad, data_len), carry: _mm_setzero_si128(), sum: Sum::from(first) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn absorb(&mut self, group: Group) {
+        let mut sum = std::mem::replace(&mut self.sum, Sum::zero());
+        let mut carry = _mm512_zextsi128_si512(self.carry);
+        for (blocks, powers) in group.iter().zip(self.schedule.powers_from(WIDE_GROUP).as_chunks().0) {
+            sum.add(_mm512_xor_si512(swap_lanes(*blocks), carry), load_lanes(powers));
+            carry = _mm512_setzero_si512();
+        }
+        self.carry = sum.folded().reduced();
+    }
+
+    /// The hash after less than a group and the block of lengths.
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn finish(self, tail: Group, tail_len: usize) -> __m128i {
+        let last_power = self.schedule.powers_from(1)[0];
+        if tail_len == 0 {
+            let last = Product::of(_mm_xor_si128(self.length, self.carry), last_power);
+            return self.sum.folded().plus(last).reduced();
+        }
+        let mut sum = self.sum;
+        let mut carry = _mm512_zextsi128_si512(self.carry);
+        let powers = self.schedule.powers_from(tail_len.div_ceil(BLOCK) + 1).as_chunks().0;
+        for (blocks, powers) in tail.iter().zip(powers).take(tail_len.div_ceil(LINE)) {
+            sum.add(_mm512_xor_si512(swap_lanes(*blocks), carry), load_lanes(powers));
+            carry = _mm512_setzero_si512();
+        }
+        sum.folded().plus(Product::of(self.length, last_power)).reduced()
+    }
+}
+
+/// Four sums of products, not yet reduced.
+struct Sum {
+    low: __m512i,
+    middle: __m512i,
+    high: __m512i,
+}
+
+impl Sum {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn zero() -> Sum {
+        let zero = _mm512_setzero_si512();
+        Sum { low: zero, middle: zero, high: zero }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    fn from(product: Product) -> Sum {
+        Sum {
+            low: _mm512_zextsi128_si512(product.low),
+            middle: _mm512_zextsi128_si512(product.middle),
+            high: _mm512_zextsi128_si512(product.high),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq")]
+    fn add(&mut self, a: __m512i, b: __m512i) {
+        const XOR3: i32 = 0x96;
+        self.low = _mm512_xor_si512(self.low, _mm512_clmulepi64_epi128(a, b, 0x00));
+        self.high = _mm512_xor_si512(self.high, _mm512_clmulepi64_epi128(a, b, 0x11));
+        let (left, right) = (_mm512_clmulepi64_epi128(a, b, 0x01), _mm512_clmulepi64_epi128(a, b, 0x10));
+        self.middle = _mm512_ternarylogic_epi64(self.middle, left, right, XOR3);
+    }
+
+    /// All four together.
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl")]
+    fn folded(&self) -> Product {
+        Product { low: fold_lanes(self.low), middle: fold_lanes(self.middle), high: fold_lanes(self.high) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl")]
+fn fold_lanes(x: __m512i) -> __m128i {
+    let half = _mm256_xor_si256(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x));
+    _mm_xor_si128(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn swap_lanes(x: __m512i) -> __m512i {
+    let order = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(order))
+}
+
+struct Stream {
+    keys: [__m512i; 15],
+    counters: __m512i,
+}
+
+impl Stream {
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn new(schedule: &Schedule, tag: __m128i) -> Stream {
+        let mut keys = [_mm512_setzero_si512(); 15];
+        for (wide, key) in keys.iter_mut().zip(schedule.k1) {
+            *wide = _mm512_broadcast_i32x4(key);
+        }
+        let lanes = _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0);
+        Stream { keys, counters: _mm512_add_epi32(_mm512_broadcast_i32x4(first_counter(tag)), lanes) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn blocks<const N: usize>(&mut self) -> Group {
+        let order = _mm_set_epi8(12, 13, 14, 15, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        let (order, four) = (_mm512_broadcast_i32x4(order), _mm512_broadcast_i32x4(_mm_set_epi32(4, 0, 0, 0)));
+        let mut blocks = [_mm512_setzero_si512(); 4];
+        for block in &mut blocks[..N] {
+            *block = _mm512_xor_si512(_mm512_shuffle_epi8(self.counters, order), self.keys[0]);
+            self.counters = _mm512_add_epi32(self.counters, four);
+        }
+        for key in &self.keys[1..14] {
+            for block in &mut blocks[..N] {
+                *block = _mm512_aesenc_epi128(*block, *key);
+            }
+        }
+        for block in &mut blocks[..N] {
+            *block = _mm512_aesenclast_epi128(*block, self.keys[14]);
+        }
+        blocks
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn next(&mut self) -> Group {
+        self.blocks::<4>()
+    }
+
+    /// Key stream for `len` bytes, less than a group, followed by zeros.
+    #[inline]
+    #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
+    fn last(&mut self, len: usize) -> Group {
+        let mut group = match len.div_ceil(LINE) {
+            0 => [_mm512_setzero_si512(); 4],
+            1 => self.blocks::<1>(),
+            2 => self.blocks::<2>(),
+            3 => self.blocks::<3>(),
+            _ => self.blocks::<4>(),
+        };
+        for (at, value) in group.iter_mut().enumerate() {
+            *value = _mm512_maskz_mov_epi8(mask64(len.saturating_sub(at * LINE)), *value);
+        }
+        group
+    }
+}
