@@ -465,11 +465,11 @@ impl Control {
 
     fn taps_say(&mut self, now: Now, report: Report) {
         match report {
-            Report::Up(id, name, queues) => {
+            Report::Up(id, tap) => {
                 let Some(port) = self.networks.get_mut(&id) else { return };
-                port.device = Some(name);
+                port.device = Some(tap.name);
                 port.error = None;
-                self.p.dataplane.add_tap(id, queues);
+                self.p.dataplane.add_tap(id, tap.queues, tap.super_frames);
                 self.p.node.set_port_error(now, id, false);
             }
             Report::Down(id, error) => {

@@ -10,8 +10,8 @@
 //! use gateway::dataplane::{DataPlane, FromShard};
 //!
 //! let mut plane = DataPlane::start(config)?;
-//! // one socket per shard, all on one port (`reuse_port`); one TAP queue per shard, opened without super-frames:
-//! // plane.add_socket(id, sockets); plane.add_tap(network, queues); plane.update(shard::Update::Peer { .. });
+//! // one socket per shard, all on one port (`reuse_port`); one TAP queue per shard, all alike:
+//! // plane.add_socket(id, sockets); plane.add_tap(network, tap.queues, tap.super_frames); plane.update(shard::Update::Peer { .. });
 //! loop {
 //!     match plane.recv().await {
 //!         FromShard::Datagram { socket, remote, mut bytes, .. } => { /* node.handle_datagram(.., &mut bytes) */ }
@@ -53,6 +53,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use shard::{Activity, SocketId, Update};
 use tracing::warn;
 use uring::Waker;
+use uring::tap::SuperFrames;
 use wire::{Address, NetworkId};
 
 pub use queues::{Buffer, QueueCounters};
@@ -93,7 +94,20 @@ pub struct Config {
 impl Config {
     /// Pinned shards with rings of the usual size.
     pub fn new(own: Address, shards: usize) -> Config {
-        Config { own, shards, pin: true, first_core: 0, ring: uring::Config::default() }
+        Config { own, shards, pin: true, first_core: 0, ring: ring_config() }
+    }
+}
+
+/// A shard's ring: every buffer has room for a super-frame, so there are few, and little memory is hot.
+fn ring_config() -> uring::Config {
+    const SUPER_FRAME: usize = 68 << 10;
+    uring::Config {
+        tap_buffers: 32,
+        tap_buffer_bytes: SUPER_FRAME,
+        tap_slots: 64,
+        tap_slot_bytes: SUPER_FRAME,
+        send_slots: 128,
+        ..uring::Config::default()
     }
 }
 
@@ -291,10 +305,10 @@ impl DataPlane {
         }
     }
 
-    /// Gives each shard one of the TAP's `queues`, in order. They carry plain frames, without virtio-net header.
-    pub fn add_tap(&self, network: NetworkId, queues: Vec<OwnedFd>) {
+    /// Gives each shard one of the TAP's `queues`, in order. All carry the same.
+    pub fn add_tap(&self, network: NetworkId, queues: Vec<OwnedFd>, carries: SuperFrames) {
         for (shard, queue) in self.shards.iter().zip(queues) {
-            shard.command(Command::AddTap(network, queue));
+            shard.command(Command::AddTap(network, queue, carries));
         }
     }
 

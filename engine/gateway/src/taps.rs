@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
+use uring::tap::{self, Tap};
 use wire::{Mac, MulticastGroup, NetworkId};
 
 use crate::backoff::Backoff;
@@ -31,7 +31,7 @@ const SETTLE: Duration = Duration::from_millis(10);
 const NAME_PATIENCE: Duration = Duration::from_secs(1);
 /// Device names tried when the first ones are taken.
 const MAX_NAME_TRIES: u64 = 64;
-/// Whether queues carry a virtio-net header and super-frames; the shards must know how to take them apart.
+/// Whether queues carry a virtio-net header and super-frames, as far as the kernel can.
 const SUPER_FRAMES: bool = false;
 /// Multicast groups reported of one device; more are left out. As many as a subscription list may hold.
 pub const MAX_GROUPS: usize = 4096;
@@ -65,8 +65,8 @@ pub enum Order {
 /// What this task tells the control plane.
 #[derive(Debug)]
 pub enum Report {
-    /// A device is there: its name and one queue for each shard.
-    Up(NetworkId, String, Vec<OwnedFd>),
+    /// A device is there, with one queue for each shard.
+    Up(NetworkId, Tap),
     /// An [`Order::Set`] is carried out, as far as it can be.
     Applied(NetworkId),
     /// A device cannot be made, or is gone. It is tried again.
@@ -241,8 +241,8 @@ impl Taps {
             Some(device) => device,
             None if !entry.backoff.is_over(now) => return,
             None => match self.create(id, &desired).await {
-                Ok((device, queues)) => {
-                    self.tell(Report::Up(id, device.name.clone(), queues)).await;
+                Ok((device, tap)) => {
+                    self.tell(Report::Up(id, tap)).await;
                     device
                 }
                 Err(e) => return self.failed(id, e).await,
@@ -262,12 +262,12 @@ impl Taps {
         self.scan_groups(&[id]).await;
     }
 
-    async fn create(&self, id: NetworkId, desired: &Desired) -> Result<(Device, Vec<OwnedFd>), PortError> {
+    async fn create(&self, id: NetworkId, desired: &Desired) -> Result<(Device, Tap), PortError> {
         let failed = |errno: Option<i32>, reason: String| PortError { errno: errno.unwrap_or(-1), reason };
         let name = self.free_name(id).await.map_err(|e| failed(Some(e.errno()), e.to_string()))?;
         let name = name.ok_or_else(|| failed(None, "every device name for this network is taken".into()))?;
-        let options = uring::tap::Options { name: name.clone(), queues: self.queues, super_frames: SUPER_FRAMES };
-        let tap = uring::tap::open(&options).map_err(|e| {
+        let options = tap::Options { name: name.clone(), queues: self.queues, super_frames: SUPER_FRAMES };
+        let tap = tap::open(&options).map_err(|e| {
             let advice = if e.kind() == io::ErrorKind::PermissionDenied { " (run as root)" } else { "" };
             failed(e.raw_os_error(), format!("TAP device {name}: {e}{advice}"))
         })?;
@@ -278,7 +278,7 @@ impl Taps {
         configured.map_err(|e| failed(Some(e.errno()), format!("TAP device {name}: {e}")))?;
         info!(network = %id, device = tap.name, mac = %desired.mac, mtu = desired.mtu, "TAP up");
         let device = Device {
-            name: tap.name,
+            name: tap.name.clone(),
             index,
             mtu: desired.mtu,
             addresses: BTreeSet::new(),
@@ -286,7 +286,7 @@ impl Taps {
             groups: BTreeSet::new(),
             problem: None,
         };
-        Ok((device, tap.queues))
+        Ok((device, tap))
     }
 
     // spec: networks, "TAP device name (Linux)"

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use shard::{Config, Egress, PEERS_MAX, Route, Shard, SocketId, ToControl, Update};
+use shard::{Config, Egress, Gso, Offload, PEERS_MAX, Route, Shard, SocketId, TapSlot, ToControl, Update};
 use wire::keys::Keys;
 use wire::packet::Suite;
 use wire::recent::RECENT_IDS;
@@ -21,11 +21,30 @@ const FRAME_LEN: usize = 1400;
 struct Sink {
     buffer: [u8; 1500],
     len: usize,
+    slots: Vec<Vec<u8>>,
+}
+
+impl Sink {
+    fn new() -> Sink {
+        Sink { buffer: [0; 1500], len: 0, slots: vec![vec![0; 66_000]; 2] }
+    }
 }
 
 impl Egress for Sink {
     fn tap(&mut self, _: NetworkId, frame: &[u8]) {
         black_box(frame);
+    }
+
+    fn tap_open(&mut self, _: NetworkId, _: Gso) -> Option<TapSlot> {
+        Some(TapSlot(0))
+    }
+
+    fn tap_slot(&mut self, slot: TapSlot) -> &mut [u8] {
+        &mut self.slots[usize::from(slot.0)]
+    }
+
+    fn tap_close(&mut self, _: TapSlot, len: usize, _: Offload) {
+        black_box(len);
     }
 
     fn udp(&mut self, _: SocketId, _: SocketAddr, len: usize) -> Option<&mut [u8]> {
@@ -64,7 +83,7 @@ fn walks(c: &mut Criterion) {
     let mut group = c.benchmark_group("walk_1400");
     group.throughput(Throughput::Bytes(FRAME_LEN as u64));
     for suite in [Suite::AesGmacSiv, Suite::Salsa2012Poly1305] {
-        let mut out = Sink { buffer: [0; 1500], len: 0 };
+        let mut out = Sink::new();
         let mut alice = shard(ALICE, BOB, suite);
         let frame = frame();
         group.bench_function(format!("outbound/{suite:?}"), |b| {
@@ -102,7 +121,7 @@ fn lookup(c: &mut Criterion) {
     let mut packet = [0; 100];
     packet[8..13].copy_from_slice(&BOB.to_bytes());
     packet[18] = 0x18;
-    let mut out = Sink { buffer: [0; 1500], len: 0 };
+    let mut out = Sink::new();
     let mut n = 0u64;
     c.bench_function("unknown_sender_among_65536_peers", |b| {
         b.iter(|| {

@@ -65,9 +65,9 @@ impl Ledger {
         Ok(())
     }
 
-    pub(crate) fn sent(&mut self, path: Path, bytes: usize) -> Result<(), Full> {
+    pub(crate) fn sent(&mut self, path: Path, packets: usize, bytes: usize) -> Result<(), Full> {
         let line = self.line(path, |_| true)?;
-        line.tx_packets += 1;
+        line.tx_packets += packets as u64;
         line.tx_bytes += bytes as u64;
         Ok(())
     }
@@ -118,9 +118,9 @@ mod tests {
     #[test]
     fn both_directions_of_a_path_share_a_line() {
         let mut ledger = Ledger::default();
-        ledger.sent(path(1), 100).unwrap();
+        ledger.sent(path(1), 1, 100).unwrap();
         ledger.received(path(1), true, 50).unwrap();
-        ledger.sent(path(1), 100).unwrap();
+        ledger.sent(path(1), 1, 100).unwrap();
         let report = drained(&mut ledger);
         assert_eq!(
             report,

@@ -6,11 +6,26 @@ use std::net::SocketAddr;
 use wire::NetworkId;
 
 use crate::SocketId;
+use crate::offload::{Gso, Offload};
+
+/// Names a frame that grows in the TAP's own memory, from [`Egress::tap_open`] to [`Egress::tap_close`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TapSlot(pub u16);
 
 /// The outside of a shard, seen from within.
 pub trait Egress {
     /// Hands an Ethernet frame, header included, to the network's TAP.
     fn tap(&mut self, network: NetworkId, frame: &[u8]);
+
+    /// Room in which a super-frame to the network's TAP may grow. None if that TAP takes none of this kind, or there is
+    /// no room: frames are then handed over one by one.
+    fn tap_open(&mut self, network: NetworkId, kind: Gso) -> Option<TapSlot>;
+
+    /// All the room of an open slot; empty if there is no such slot.
+    fn tap_slot(&mut self, slot: TapSlot) -> &mut [u8];
+
+    /// Hands over the first `len` bytes of an open slot, with what is left to do for them. Zero bytes hand over nothing.
+    fn tap_close(&mut self, slot: TapSlot, len: usize, offload: Offload);
 
     /// A send buffer of exactly `len` bytes. What the shard has written into it leaves `socket` for `remote` when the
     /// batch ends. None if there is no room: the datagram is dropped and counted.

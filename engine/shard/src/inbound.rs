@@ -134,7 +134,7 @@ impl Shard {
         packet[ETHERNET..ETHERNET + 6].copy_from_slice(&to.0);
         packet[ETHERNET + 6..ETHERNET + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;
-        out.tap(id, &packet[ETHERNET..]);
+        self.coalescer.push(id, &packet[ETHERNET..], out, &mut self.counters);
     }
 
     /// For another node, if we relay.

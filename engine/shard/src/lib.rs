@@ -3,7 +3,9 @@
 //! never know a socket, a ring, a clock or another shard; what it cannot do alone goes to the control plane.
 //!
 //! The two ways of a packet are [`Shard::inbound`] and [`Shard::outbound`], one file each. Neither allocates, locks or
-//! logs once buffers have found their size. What the control plane knows reaches the shard as [`Update`]s, and what the
+//! logs once buffers have found their size. Super-frames from the TAP are cut while they are sealed
+//! ([`Shard::outbound_offloaded`]); frames to the TAP that continue one another are joined to super-frames, which leave
+//! when the caller ends its batch with [`Shard::flush`]. What the control plane knows reaches the shard as [`Update`]s, and what the
 //! shard saw goes back with [`Shard::tick`], in batches.
 //!
 //! A shard handles the unicast frames of *fast* networks between members that passed the gate. Fast means that the rules
@@ -11,9 +13,13 @@
 //! is left to the control plane, which runs the rules.
 
 mod activity;
+mod checksum;
+mod coalesce;
 mod egress;
 mod inbound;
+mod offload;
 mod outbound;
+mod segment;
 mod tables;
 
 use std::net::SocketAddr;
@@ -25,7 +31,9 @@ use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
 pub use activity::{ACTIVITY_PATHS_MAX, Activity};
-pub use egress::{Egress, ToControl};
+pub use coalesce::{DATAGRAMS_MAX, FLOWS_MAX};
+pub use egress::{Egress, TapSlot, ToControl};
+pub use offload::{Gso, Offload, Partial, UnknownOffload};
 pub use tables::{MEMBERS_MAX, NETWORKS_MAX, PEERS_MAX, Route, Update};
 
 /// Bytes of an Ethernet header without VLAN tag.
@@ -54,6 +62,7 @@ pub struct Shard {
     own: Address,
     tables: tables::Tables,
     reassembler: Reassembler<Path>,
+    coalescer: coalesce::Coalescer,
     /// Packet IDs. Random ones are unique enough for suite 1 and unpredictable. // spec: wire, "Packet ID"
     ids: StdRng,
     /// A packet that is too long for one datagram is sealed here before it is split.
@@ -69,6 +78,7 @@ impl Shard {
             own,
             tables: tables::Tables::new(ids.next_u64()),
             reassembler: Reassembler::new(ids.next_u64()),
+            coalescer: coalesce::Coalescer::new(ids.next_u64()),
             ids,
             scratch: Box::new([0; MAX_PACKET]),
             counters: Counters::default(),
@@ -78,6 +88,11 @@ impl Shard {
     /// Takes in what the control plane decided. Between batches, never on the packet path: tables may grow here.
     pub fn apply(&mut self, update: Update) {
         self.tables.apply(update, &mut self.counters);
+    }
+
+    /// Ends a batch: what grew for the TAPs is handed over. To be called before the caller waits for anything.
+    pub fn flush(&mut self, out: &mut impl Egress) {
+        self.coalescer.flush(out, &mut self.counters);
     }
 
     /// Ends a batch of batches: drops packets that stayed incomplete and appends to `report` what frames went over
@@ -107,6 +122,14 @@ pub struct Counters {
     pub frames_out: u64,
     /// Datagrams those took.
     pub datagrams_out: u64,
+    /// Super-frames delivered to a TAP.
+    pub super_frames_in: u64,
+    /// Frames they were joined from.
+    pub joined_in: u64,
+    /// Super-frames taken from a TAP.
+    pub super_frames_out: u64,
+    /// Frames they were cut into.
+    pub cut_out: u64,
 
     /// Given to control: datagrams for other nodes.
     pub control_foreign: u64,
@@ -135,6 +158,8 @@ pub struct Counters {
     pub runt_out: u64,
     /// Dropped: a frame from the TAP above the network's MTU.
     pub oversized_out: u64,
+    /// Dropped: a frame from the TAP whose virtio-net header does not fit it.
+    pub odd_out: u64,
     /// Dropped: a frame that takes more datagrams than a receiver accepts.
     pub unsplittable: u64,
     /// Dropped: datagrams for which there was no send buffer.

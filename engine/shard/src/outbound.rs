@@ -2,18 +2,23 @@
 //! never wait for anything: a frame whose way is not known now is the control plane's.
 
 use rand::Rng;
+use rand::rngs::StdRng;
 use wire::fragment::{Part, datagrams_needed, split_even};
 use wire::keys::Keys;
 use wire::message::Frame;
 use wire::packet::{HDR_LEN, MAX_FRAGMENTS, MAX_PACKET, Packet, Suite, header};
-use wire::{NetworkId, Verb};
+use wire::{Address, NetworkId, Verb};
 
 use crate::egress::{Egress, ToControl};
+use crate::offload::{Offload, UnknownOffload};
+use crate::segment::{HEADERS_MAX, Segments, complete};
 use crate::tables::{Route, Way};
-use crate::{ETHERNET_HEADER_LEN, Path, Shard};
+use crate::{Counters, ETHERNET_HEADER_LEN, Path, Shard};
 
 /// Bytes of a FRAME packet before the Ethernet payload.
 const PREFIX_LEN: usize = HDR_LEN + Frame::HEADER_LEN;
+/// The same with a segment's headers, which are made anew and do not lie where its payload does.
+const PREFIX_MAX: usize = PREFIX_LEN + HEADERS_MAX - ETHERNET_HEADER_LEN;
 
 impl Shard {
     /// Takes one Ethernet frame from the TAP of `network`: checksums complete, not a super-frame.
@@ -33,14 +38,97 @@ impl Shard {
             self.counters.oversized_out += 1;
             return;
         }
-        let Way { to, peer, route, active, .. } = way;
-        let mut prefix = [0; PREFIX_LEN];
-        prefix[..HDR_LEN].copy_from_slice(&header(self.ids.next_u64(), to, self.own, Verb::Frame as u8));
-        prefix[HDR_LEN..].copy_from_slice(&Frame::header(network, way.ethertype));
+        let (ids, scratch, counters) = (&mut self.ids, &mut self.scratch[..], &mut self.counters);
+        let mut sending = Sending { own: self.own, network, way, ids, scratch, counters, packets: 0, bytes: 0 };
+        sending.frame(&[], payload, out);
+        sending.finish();
+    }
 
-        let len = PREFIX_LEN + payload.len();
+    /// Takes one frame as a TAP with virtio-net headers gives it: its checksum may be open, and it may stand for many
+    /// segments. These are cut and sealed in one pass, and their way is found once. The control plane is given complete
+    /// single frames.
+    pub fn outbound_offloaded(
+        &mut self,
+        network: NetworkId,
+        offload: Result<Offload, UnknownOffload>,
+        frame: &mut [u8],
+        out: &mut impl Egress,
+    ) {
+        let fits = match offload {
+            Ok(offload) if offload.segments.is_some() => return self.super_frame(network, &offload, frame, out),
+            Ok(Offload { checksum, .. }) => checksum.is_none_or(|partial| complete(frame, partial)),
+            Err(UnknownOffload) => false,
+        };
+        if fits {
+            self.outbound(network, frame, out);
+        } else {
+            self.counters.odd_out += 1;
+        }
+    }
+
+    fn super_frame(&mut self, network: NetworkId, offload: &Offload, frame: &[u8], out: &mut impl Egress) {
+        let Some(mut segments) = Segments::new(frame, offload) else {
+            self.counters.odd_out += 1;
+            return;
+        };
+        self.counters.super_frames_out += 1;
+        self.counters.cut_out += segments.len() as u64;
+        let Some(way) = self.tables.way(network, &segments.ethernet()) else {
+            return self.segments_for_control(network, segments, out);
+        };
+        if segments.longest() - ETHERNET_HEADER_LEN > way.mtu {
+            self.counters.oversized_out += segments.len() as u64;
+            return;
+        }
+        let (ids, scratch, counters) = (&mut self.ids, &mut self.scratch[..], &mut self.counters);
+        let mut sending = Sending { own: self.own, network, way, ids, scratch, counters, packets: 0, bytes: 0 };
+        while let Some((headers, payload)) = segments.next() {
+            sending.frame(&headers[ETHERNET_HEADER_LEN..], payload, out);
+        }
+        sending.finish();
+    }
+
+    /// A super-frame that is not for a shard, one segment at a time.
+    fn segments_for_control(&mut self, network: NetworkId, mut segments: Segments<'_>, out: &mut impl Egress) {
+        while let Some((headers, payload)) = segments.next() {
+            let Some(frame) = self.scratch.get_mut(..headers.len() + payload.len()) else {
+                self.counters.oversized_out += 1;
+                continue;
+            };
+            let (front, back) = frame.split_at_mut(headers.len());
+            front.copy_from_slice(headers);
+            back.copy_from_slice(payload);
+            self.counters.control_frames += 1;
+            out.control(ToControl::Frame { network, frame });
+        }
+    }
+}
+
+/// The frame or the super-frame that is being sent, and what has gone so far.
+struct Sending<'a> {
+    own: Address,
+    network: NetworkId,
+    way: Way<'a>,
+    ids: &'a mut StdRng,
+    /// Takes a packet that is too long for one datagram.
+    scratch: &'a mut [u8],
+    counters: &'a mut Counters,
+    packets: usize,
+    bytes: usize,
+}
+
+impl Sending<'_> {
+    /// Sends one Ethernet payload, which lies in two pieces.
+    fn frame(&mut self, headers: &[u8], payload: &[u8], out: &mut impl Egress) {
+        let mut prefix = [0; PREFIX_MAX];
+        let prefix = &mut prefix[..PREFIX_LEN + headers.len()];
+        prefix[..HDR_LEN].copy_from_slice(&header(self.ids.next_u64(), self.way.to, self.own, Verb::Frame as u8));
+        prefix[HDR_LEN..PREFIX_LEN].copy_from_slice(&Frame::header(self.network, self.way.ethertype));
+        prefix[PREFIX_LEN..].copy_from_slice(headers);
+
+        let (route, len) = (self.way.route, prefix.len() + payload.len());
         let datagrams = datagrams_needed(len, route.mtu.into());
-        let packet = Unsealed { prefix, payload, keys: &peer.keys, suite: peer.suite };
+        let packet = Unsealed { prefix, payload, keys: &self.way.peer.keys, suite: self.way.peer.suite };
         let sent = match datagrams {
             1 => packet.send(route, out),
             2..=MAX_FRAGMENTS if len <= MAX_PACKET => packet.send_split(route, &mut self.scratch[..len], out),
@@ -52,16 +140,23 @@ impl Shard {
         self.counters.frames_out += 1;
         self.counters.datagrams_out += sent as u64;
         self.counters.no_buffer += (datagrams - sent) as u64;
+        self.packets += 1;
+        self.bytes += len;
+    }
+
+    /// Notes what has gone.
+    fn finish(self) {
+        let Way { to, peer, route, active, .. } = self.way;
         let path = Path { socket: route.socket, remote: route.remote };
-        if peer.ledger(to, active).sent(path, len).is_err() {
-            self.counters.activity_full += 1;
+        if self.packets > 0 && peer.ledger(to, active).sent(path, self.packets, self.bytes).is_err() {
+            self.counters.activity_full += self.packets as u64;
         }
     }
 }
 
 /// A FRAME packet in two pieces, to be joined while it is sealed.
 struct Unsealed<'a> {
-    prefix: [u8; PREFIX_LEN],
+    prefix: &'a mut [u8],
     payload: &'a [u8],
     keys: &'a Keys,
     suite: Suite,
@@ -70,7 +165,7 @@ struct Unsealed<'a> {
 impl Unsealed<'_> {
     /// Seals into one send buffer. Returns the number of datagrams that left.
     fn send(&self, route: Route, out: &mut impl Egress) -> usize {
-        match out.udp(route.socket, route.remote, PREFIX_LEN + self.payload.len()) {
+        match out.udp(route.socket, route.remote, self.prefix.len() + self.payload.len()) {
             Some(buffer) => {
                 self.seal(buffer);
                 1
@@ -82,7 +177,7 @@ impl Unsealed<'_> {
     /// Seals into `scratch` and splits into datagrams of equal size, which leave as one GSO send. Receivers take parts
     /// of any size. Returns the number of datagrams that left.
     // spec: wire, "Fragmentation"
-    fn send_split(mut self, route: Route, scratch: &mut [u8], out: &mut impl Egress) -> usize {
+    fn send_split(self, route: Route, scratch: &mut [u8], out: &mut impl Egress) -> usize {
         if let Ok(mut packet) = Packet::new(&mut self.prefix[..]) {
             packet.set_fragmented(true);
         }
@@ -97,8 +192,9 @@ impl Unsealed<'_> {
     }
 
     fn seal(&self, buffer: &mut [u8]) {
-        buffer[..PREFIX_LEN].copy_from_slice(&self.prefix);
-        self.keys.seal_copy(buffer, PREFIX_LEN, self.payload, self.suite);
+        let prefix = self.prefix.len();
+        buffer[..prefix].copy_from_slice(self.prefix);
+        self.keys.seal_copy(buffer, prefix, self.payload, self.suite);
     }
 }
 

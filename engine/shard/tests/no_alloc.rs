@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
 
-use shard::{Activity, Egress, Shard, SocketId, ToControl};
+use shard::{Activity, Egress, Gso, Offload, Partial, Shard, SocketId, TapSlot, ToControl};
 use support::{ALICE, BOB, NETWORK, NOW, SOCKET, STRANGER, frame, member, remote};
 use wire::packet::Suite;
 use wire::{NetworkId, Now};
@@ -42,19 +42,41 @@ static COUNTING: Counting = Counting;
 struct Ring {
     slots: Vec<[u8; 1500]>,
     lens: Vec<usize>,
+    taps: Vec<(bool, Vec<u8>)>,
     frames: usize,
+    super_frames: usize,
     control: usize,
 }
 
 impl Ring {
     fn new() -> Ring {
-        Ring { slots: vec![[0; 1500]; 8], lens: Vec::with_capacity(8), frames: 0, control: 0 }
+        let taps = vec![(false, vec![0; 66_000]); 4];
+        Ring { slots: vec![[0; 1500]; 64], lens: Vec::with_capacity(64), taps, frames: 0, super_frames: 0, control: 0 }
     }
 }
 
 impl Egress for Ring {
     fn tap(&mut self, _: NetworkId, _: &[u8]) {
         self.frames += 1;
+    }
+
+    fn tap_open(&mut self, _: NetworkId, _: Gso) -> Option<TapSlot> {
+        let at = self.taps.iter().position(|(open, _)| !open)?;
+        self.taps[at].0 = true;
+        Some(TapSlot(at as u16))
+    }
+
+    fn tap_slot(&mut self, slot: TapSlot) -> &mut [u8] {
+        &mut self.taps[usize::from(slot.0)].1
+    }
+
+    fn tap_close(&mut self, slot: TapSlot, _: usize, offload: Offload) {
+        self.taps[usize::from(slot.0)].0 = false;
+        if offload.segments.is_some() {
+            self.super_frames += 1;
+        } else {
+            self.frames += 1;
+        }
     }
 
     fn udp(&mut self, _: SocketId, _: SocketAddr, len: usize) -> Option<&mut [u8]> {
@@ -73,6 +95,19 @@ struct Rig {
     ring: Ring,
     report: Vec<Activity>,
     ways: [Vec<u8>; 5],
+    template: (Offload, Vec<u8>),
+    super_frame: Vec<u8>,
+}
+
+/// A TCP super-frame as the kernel hands it over, its checksum open.
+fn super_frame(payload: usize) -> (Offload, Vec<u8>) {
+    let len = (40 + payload as u16).to_be_bytes();
+    let ip = [&[0x45, 0][..], &len, &[0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]].concat();
+    let pseudo = (0x0a00u16 * 2 + 3 + 6 + 20 + payload as u16).to_be_bytes();
+    let tcp = [&[1, 0, 2, 0, 0, 0, 0, 9, 0, 0, 0, 8, 0x50, 0x10, 1, 1][..], &pseudo, &[0, 0]].concat();
+    let checksum = Some(Partial { start: 34, offset: 16 });
+    let offload = Offload { checksum, segments: Some((Gso::Tcp4, 1200)), headers_len: 54 };
+    (offload, frame(ALICE, BOB, 0x0800, &[&ip[..], &tcp, &vec![7; payload]].concat()))
 }
 
 impl Rig {
@@ -89,6 +124,8 @@ impl Rig {
                 frame(ALICE, STRANGER, 0x0800, &[0x45; 64]),
                 frame(ALICE, BOB, 0x88cc, &[1; 64]),
             ],
+            template: super_frame(25_000),
+            super_frame: Vec::with_capacity(40_000),
         }
     }
 
@@ -112,6 +149,17 @@ impl Rig {
                 }
             }
         }
+        // a super-frame is cut, sent, and joined again
+        let (offload, bytes) = &self.template;
+        self.super_frame.clear();
+        self.super_frame.extend_from_slice(bytes);
+        self.ring.lens.clear();
+        self.alice.outbound_offloaded(NETWORK, Ok(*offload), &mut self.super_frame, &mut self.ring);
+        for i in 0..self.ring.lens.len() {
+            let (mut datagram, len) = (self.ring.slots[i], self.ring.lens[i]);
+            self.bob.inbound(now, SOCKET, remote(), &mut datagram[..len], &mut self.ring);
+        }
+        self.bob.flush(&mut self.ring);
         self.report.clear();
         self.alice.tick(now, &mut self.report);
         self.bob.tick(now, &mut self.report);
@@ -134,6 +182,7 @@ fn neither_walk_allocates_after_warm_up() {
         turns(&mut rig, 400);
         assert_eq!(ALLOCATIONS.get() - before, 0, "{suite:?}");
         assert_eq!(rig.ring.frames - frames, 400 * 6);
+        assert_eq!(rig.ring.super_frames, 800);
         assert!(rig.ring.control > 0);
         assert!(rig.bob.counters().duplicate > 0 && rig.bob.counters().forged > 0);
         assert!(rig.bob.reassembly().completed > 0 && rig.bob.reassembly().evicted > 0);

@@ -65,7 +65,7 @@ pub use ring::Ring;
 pub use send::Room;
 pub use sys::retry_while_busy;
 pub use waker::Waker;
-pub use write::FrameRoom;
+pub use write::{FrameRoom, HeldFrame};
 
 /// The caller's name for a socket or a TAP queue; sockets and TAP queues are named independently.
 pub type Token = u64;
@@ -157,6 +157,11 @@ pub trait Handler {
 
     /// One read from a TAP queue: an Ethernet frame, with the virtio-net header in front if the queue was opened so.
     fn frame(&mut self, io: &mut Io, tap: Token, bytes: &mut [u8]);
+
+    /// The last call of every turn that brought anything, but for events: what was held back to be joined goes now.
+    fn end(&mut self, io: &mut Io) {
+        let _ = io;
+    }
 
     /// Somebody called [`Waker::wake`] since the last turn: look at the queues.
     fn woken(&mut self, io: &mut Io) {

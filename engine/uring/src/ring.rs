@@ -72,7 +72,8 @@ impl Ring {
             self.io.close(port, Some(errno));
         }
         let due = self.io.arrived.len();
-        if woken || due > 0 || !self.io.stalled.is_empty() || !self.io.events.is_empty() {
+        let busy = woken || due > 0 || !self.io.stalled.is_empty() || !self.io.events.is_empty();
+        if busy {
             handler.begin(self.io.now);
         }
         if woken {
@@ -85,6 +86,9 @@ impl Ring {
                 Port::Socket(_) => self.deliver_datagrams(arrival, handler),
                 Port::Tap(_) => self.deliver_frame(arrival, handler),
             }
+        }
+        if busy {
+            handler.end(&mut self.io);
         }
         self.messages = due;
 

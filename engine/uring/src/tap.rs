@@ -26,6 +26,18 @@ const TUN_F_TSO6: u64 = 0x04;
 const TUN_F_TSO_ECN: u64 = 0x08;
 const TUN_F_USO: u64 = 0x20 | 0x40;
 
+/// Which super-frames a device takes and gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SuperFrames {
+    /// None: every read and write is one Ethernet frame.
+    #[default]
+    None,
+    /// TCP ones. Every read and write has the 10-byte virtio-net header in front.
+    Tcp,
+    /// TCP and UDP ones (Linux 6.2), likewise.
+    TcpAndUdp,
+}
+
 /// How to open a device.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -33,7 +45,7 @@ pub struct Options {
     pub name: String,
     /// How many queues.
     pub queues: usize,
-    /// Put the 10-byte virtio-net header in front of every frame and allow super-frames.
+    /// Put the 10-byte virtio-net header in front of every frame and allow super-frames, as far as the kernel can.
     pub super_frames: bool,
 }
 
@@ -44,8 +56,8 @@ pub struct Tap {
     pub name: String,
     /// One descriptor per queue.
     pub queues: Vec<OwnedFd>,
-    /// Whether UDP super-frames are allowed too (Linux 6.2); false without `super_frames`.
-    pub udp_super_frames: bool,
+    /// What it carries; `None` without [`Options::super_frames`], or if the kernel has no virtio-net headers.
+    pub super_frames: SuperFrames,
 }
 
 /// Creates the device and opens its queues. Needs `CAP_NET_ADMIN`. The device starts down.
@@ -53,11 +65,13 @@ pub fn open(options: &Options) -> io::Result<Tap> {
     if options.name.len() > NAME_MAX || options.name.contains('\0') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the interface name is too long"));
     }
-    let mut tap = Tap { name: options.name.clone(), queues: Vec::new(), udp_super_frames: false };
+    let mut tap = Tap { name: options.name.clone(), queues: Vec::new(), super_frames: SuperFrames::None };
+    let with_header = options.super_frames && features().is_ok_and(|(_, header)| header);
     for _ in 0..options.queues.max(1) {
-        let queue = sys::retry_while_busy(BUSY_WAIT, || open_queue(&mut tap.name, options.super_frames))?;
-        if options.super_frames {
-            tap.udp_super_frames = allow_super_frames(&queue)?;
+        let queue = sys::retry_while_busy(BUSY_WAIT, || open_queue(&mut tap.name, with_header))?;
+        if with_header {
+            // of the device, not of the queue: the last answer is that of all
+            tap.super_frames = allow_super_frames(&queue);
         }
         tap.queues.push(queue);
     }
@@ -79,13 +93,14 @@ fn open_queue(name: &mut String, super_frames: bool) -> io::Result<OwnedFd> {
     Ok(queue)
 }
 
-/// Lets the kernel hand over super-frames; true if UDP ones too.
-fn allow_super_frames(queue: &OwnedFd) -> io::Result<bool> {
+/// Lets the kernel hand over super-frames, as many kinds as it knows. One that knows none still takes TCP ones.
+fn allow_super_frames(queue: &OwnedFd) -> SuperFrames {
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     if set_offload(queue, tcp | TUN_F_USO).is_ok() {
-        return Ok(true);
+        return SuperFrames::TcpAndUdp;
     }
-    set_offload(queue, tcp).map(|()| false)
+    let _ = set_offload(queue, tcp);
+    SuperFrames::Tcp
 }
 
 fn set_offload(queue: &OwnedFd, offload: u64) -> io::Result<()> {

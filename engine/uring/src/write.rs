@@ -70,6 +70,10 @@ impl Writes {
         &mut self.table[usize::from(slot)]
     }
 
+    fn is_held(&self, held: HeldFrame) -> bool {
+        self.table.get(usize::from(held.0)).is_some_and(|write| write.state == State::Open)
+    }
+
     fn free(&mut self, slot: u16) {
         self.write(slot).state = State::Free;
         self.slots.give_back(slot);
@@ -80,6 +84,10 @@ impl Writes {
         self.queued.push_back(slot);
     }
 }
+
+/// A slot in which a frame grows, from [`Io::hold_frame`] to [`Io::commit_held`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldFrame(pub u16);
 
 /// Room for one frame. Write into it, then [`commit`](Self::commit); dropped without, nothing is written.
 pub struct FrameRoom<'a> {
@@ -143,6 +151,36 @@ impl Io {
         };
         *self.writes.write(slot) = Write { state: State::Open, tap: index, len: 0 };
         Ok(FrameRoom { io: self, slot, range: 0..room, committed: false })
+    }
+
+    /// A slot for a frame that grows over several calls. It must be given back with [`commit_held`](Self::commit_held)
+    /// within this turn: until then it is not free.
+    pub fn hold_frame(&mut self, tap: Token) -> Result<HeldFrame, Refused> {
+        let room = self.writes.slots.slot_bytes();
+        let mut room = self.frame(tap, room)?;
+        room.committed = true; // nothing is written before it is given back
+        Ok(HeldFrame(room.slot))
+    }
+
+    /// All the room of a held slot; empty if it is not held.
+    pub fn held_frame(&mut self, held: HeldFrame) -> &mut [u8] {
+        let room = if self.writes.is_held(held) { self.writes.slots.slot_bytes() } else { 0 };
+        let slot = if room > 0 { held.0 } else { 0 };
+        // SAFETY: a held slot is open: no request names it. Of any other, no byte is touched.
+        unsafe { self.writes.slots.bytes(slot, 0..room) }
+    }
+
+    /// Gives the first `len` bytes of a held slot to its TAP queue with this turn. Zero gives nothing.
+    pub fn commit_held(&mut self, held: HeldFrame, len: usize) {
+        if !self.writes.is_held(held) {
+            return;
+        }
+        if len == 0 {
+            return self.writes.free(held.0);
+        }
+        assert!(len <= self.writes.slots.slot_bytes(), "more bytes than there was room for");
+        self.writes.write(held.0).len = len;
+        self.writes.queue(held.0);
     }
 
     /// Gives a copy of one frame to a TAP queue with this turn.

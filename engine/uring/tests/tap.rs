@@ -177,6 +177,55 @@ fn a_removed_queue_gives_its_device_back() {
 }
 
 #[test]
+fn a_held_frame_grows_and_leaves_when_it_is_given_back() {
+    in_namespace(|| {
+        let (mut ring, socket) = overlay(Config { tap_slots: 2, ..Config::default() });
+        let mut seen = Seen::default();
+        socket.send(&[7; 900]).unwrap();
+        turn_until(&mut ring, &mut seen, "a frame", |_, seen| seen.frames.iter().any(|(_, f)| f.len() == 942));
+        let sent = seen.frames.iter().find(|(_, f)| f.len() == 942).unwrap().1.clone();
+        let mut back = sent.clone();
+        back[..6].copy_from_slice(&sent[6..12]);
+        back[6..12].copy_from_slice(&sent[..6]);
+        back[26..30].copy_from_slice(&sent[30..34]);
+        back[30..34].copy_from_slice(&sent[26..30]);
+
+        let held = ring.io().hold_frame(5).unwrap();
+        let (first, rest) = back.split_at(500);
+        ring.io().held_frame(held)[..500].copy_from_slice(first);
+        assert_eq!(ring.io().write(5, &back), Ok(())); // the other slot
+        ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
+        ring.io().held_frame(held)[500..942].copy_from_slice(rest);
+        ring.io().commit_held(held, back.len());
+        assert!(ring.io().held_frame(held).is_empty(), "it is not held any more");
+        ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
+        let mut answer = [0; 1000];
+        for _ in 0..2 {
+            assert_eq!(socket.recv(&mut answer).unwrap(), 900);
+        }
+        assert!(answer[..900].iter().all(|byte| *byte == 7));
+        // given back unused, and given back twice
+        let held = ring.io().hold_frame(5).unwrap();
+        ring.io().commit_held(held, 0);
+        ring.io().commit_held(held, 10);
+        ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
+        assert_eq!(ring.io().counters().frames_out, 2);
+        assert_eq!(ring.io().hold_frame(6), Err(Refused::Unknown));
+    });
+}
+
+#[test]
+fn a_device_with_super_frames_says_which() {
+    in_namespace(|| {
+        let options = tap::Options { name: "overlay0".to_owned(), queues: 2, super_frames: true };
+        let device = tap::open(&options).unwrap();
+        assert_ne!(device.super_frames, tap::SuperFrames::None);
+        let options = tap::Options { name: "overlay1".to_owned(), queues: 1, super_frames: false };
+        assert_eq!(tap::open(&options).unwrap().super_frames, tap::SuperFrames::None);
+    });
+}
+
+#[test]
 fn a_name_that_no_interface_can_have_is_refused() {
     let options = tap::Options { name: "much-too-long-a-name".to_owned(), queues: 1, super_frames: false };
     assert_eq!(tap::open(&options).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);

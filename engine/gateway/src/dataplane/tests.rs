@@ -1,8 +1,8 @@
 //! Two data planes over real sockets and TAPs, each with a network namespace for its overlay side; and the bounds.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
-    os::fd::OwnedFd,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
     process::Command,
     sync::Arc,
     thread,
@@ -11,6 +11,8 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use shard::{Route, SocketId, Update};
+use socket2::{Domain, Socket, Type};
+use uring::tap::Tap;
 use wire::keys::{Keys, SharedKey};
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId};
@@ -27,13 +29,26 @@ fn ip(arguments: &str) {
 }
 
 /// A TAP in a namespace of its own, and a socket in that namespace, whose neighbour `10.9.0.<peer>` is across the TAP.
-fn overlay(own: Address, host: u8, peer: Address, peer_host: u8, queues: usize) -> (Vec<OwnedFd>, UdpSocket) {
+fn overlay(own: Address, host: u8, peer: Address, peer_host: u8, queues: usize) -> (Tap, UdpSocket) {
+    let (tap, udp, _) = overlay_of(own, host, peer, peer_host, queues, false);
+    (tap, udp)
+}
+
+/// The same with or without super-frames, and with a TCP socket at port 701.
+fn overlay_of(
+    own: Address,
+    host: u8,
+    peer: Address,
+    peer_host: u8,
+    queues: usize,
+    super_frames: bool,
+) -> (Tap, UdpSocket, Socket) {
     assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces and TAP devices: run it as root");
     let make = move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("this test needs CAP_SYS_ADMIN for a network namespace");
         // or it would speak of its own accord
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
-        let options = uring::tap::Options { name: "overlay0".to_owned(), queues, super_frames: false };
+        let options = uring::tap::Options { name: "overlay0".to_owned(), queues, super_frames };
         let tap = uring::tap::open(&options).unwrap();
         uring::tap::set_mac("overlay0", Mac::of_member(NETWORK, own).0).unwrap();
         ip(&format!("link set overlay0 mtu {MTU} up"));
@@ -43,7 +58,9 @@ fn overlay(own: Address, host: u8, peer: Address, peer_host: u8, queues: usize) 
         let socket = UdpSocket::bind(format!("10.9.0.{host}:700")).unwrap();
         socket.connect(format!("10.9.0.{peer_host}:700")).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        (tap.queues, socket)
+        let tcp = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        tcp.bind(&SocketAddr::from(([10, 9, 0, host], 701)).into()).unwrap();
+        (tap, socket, tcp)
     };
     thread::spawn(make).join().unwrap()
 }
@@ -69,6 +86,10 @@ fn plane(own: Address, peer: Address, shards: usize, sockets: Vec<UdpSocket>, re
     plane
 }
 
+fn add_tap(plane: &DataPlane, tap: Tap) {
+    plane.add_tap(NETWORK, tap.queues, tap.super_frames);
+}
+
 fn within_runtime<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
 }
@@ -92,12 +113,12 @@ fn sealed_frames_carry_an_overlay_between_two_data_planes() {
     within_runtime(async {
         for shards in [1, 2] {
             let ((sockets_a, at_a), (sockets_b, at_b)) = (links(shards), links(shards));
-            let (queues_a, host_a) = overlay(A, 1, B, 2, shards);
-            let (queues_b, host_b) = overlay(B, 2, A, 1, shards);
+            let (tap_a, host_a) = overlay(A, 1, B, 2, shards);
+            let (tap_b, host_b) = overlay(B, 2, A, 1, shards);
             let mut a = plane(A, B, shards, sockets_a, at_b);
             let b = plane(B, A, shards, sockets_b, at_a);
-            a.add_tap(NETWORK, queues_a);
-            b.add_tap(NETWORK, queues_b);
+            add_tap(&a, tap_a);
+            add_tap(&b, tap_b);
             // two in one datagram, three in two, up to the largest frame
             let sizes = [1, 900, 1400, 1900, usize::from(MTU) - 28];
             let mut buffer = [0; 4096];
@@ -131,15 +152,78 @@ fn sealed_frames_carry_an_overlay_between_two_data_planes() {
     });
 }
 
+/// Bytes that tell where they belong.
+fn pattern(from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
+}
+
+#[test]
+fn super_frames_are_cut_joined_and_lose_nothing_with_either_kind_of_tap_at_the_far_end() {
+    const BYTES: usize = 20 << 20;
+    for (shards, supers_a, supers_b) in [(1, true, true), (2, true, true), (1, true, false), (1, false, true)] {
+        let ((sockets_a, at_a), (sockets_b, at_b)) = (links(shards), links(shards));
+        let (tap_a, udp_a, tcp_a) = overlay_of(A, 1, B, 2, shards, supers_a);
+        let (tap_b, udp_b, tcp_b) = overlay_of(B, 2, A, 1, shards, supers_b);
+        let a = plane(A, B, shards, sockets_a, at_b);
+        let b = plane(B, A, shards, sockets_b, at_a);
+        add_tap(&a, tap_a);
+        add_tap(&b, tap_b);
+        // lone frames with open checksums, both ways
+        let mut buffer = [0; 4096];
+        udp_a.send(&[1; 700]).unwrap();
+        assert_eq!(udp_b.recv(&mut buffer).unwrap(), 700);
+        udp_b.send(&buffer[..700]).unwrap();
+        assert_eq!(udp_a.recv(&mut buffer).unwrap(), 700);
+        // a stream, which comes back
+        tcp_b.listen(1).unwrap();
+        let echo = thread::spawn(move || {
+            let mut stream = TcpStream::from(tcp_b.accept().unwrap().0);
+            let mut copy = stream.try_clone().unwrap();
+            io::copy(&mut stream, &mut copy).unwrap();
+        });
+        tcp_a.connect(&SocketAddr::from(([10, 9, 0, 2], 701)).into()).unwrap();
+        let mut stream = TcpStream::from(tcp_a);
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let sent = thread::spawn(move || {
+            for at in (0..BYTES).step_by(1 << 16) {
+                writer.write_all(&pattern(at, 1 << 16)).unwrap();
+            }
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = vec![0; 1 << 16];
+        for at in (0..BYTES).step_by(1 << 16) {
+            stream.read_exact(&mut got).unwrap();
+            assert!(got == pattern(at, 1 << 16), "at {at}");
+        }
+        sent.join().unwrap();
+        echo.join().unwrap();
+        drop(stream);
+        thread::sleep(Duration::from_millis(300));
+        let sum = |plane: &DataPlane, field: fn(&shard::Counters) -> u64| {
+            plane.counters().shards.iter().map(|s| field(&s.shard)).sum::<u64>()
+        };
+        for (plane, supers) in [(&a, supers_a), (&b, supers_b)] {
+            let cut = (sum(plane, |c| c.super_frames_out), sum(plane, |c| c.cut_out));
+            let joined = (sum(plane, |c| c.super_frames_in), sum(plane, |c| c.joined_in));
+            println!("{shards} shards, super-frames {supers}: {cut:?} cut, {joined:?} joined");
+            assert_eq!((cut.0 > 0, joined.0 > 0), (supers, supers));
+            assert_eq!(sum(plane, |c| c.odd_out + c.oversized_out + c.forged + c.unsplittable), 0);
+        }
+        a.stop();
+        b.stop();
+    }
+}
+
 #[test]
 fn what_is_not_for_a_shard_reaches_the_control_thread_and_its_answer_leaves() {
     within_runtime(async {
         let (sockets, at) = links(1);
-        let (queues, host) = overlay(A, 1, B, 2, 1);
+        let (tap, host) = overlay(A, 1, B, 2, 1);
         let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
         stranger.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut plane = plane(A, B, 1, sockets, "127.0.0.1:9".parse().unwrap());
-        plane.add_tap(NETWORK, queues);
+        add_tap(&plane, tap);
         let hello = hello(64);
         stranger.send_to(&hello, at).unwrap();
         let (socket, remote, bytes) = next_that(&mut plane, |message| match message {
@@ -195,9 +279,9 @@ fn fix_checksums(frame: &mut [u8]) {
 fn a_flood_of_strangers_is_bounded_counted_and_starves_nobody() {
     within_runtime(async {
         let (sockets, at) = links(1);
-        let (queues, host) = overlay(A, 1, B, 2, 1);
+        let (tap, host) = overlay(A, 1, B, 2, 1);
         let mut plane = plane(A, B, 1, sockets, "127.0.0.1:9".parse().unwrap());
-        plane.add_tap(NETWORK, queues);
+        add_tap(&plane, tap);
         let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
         let packet = hello(1400);
         let started = Instant::now();
@@ -270,9 +354,9 @@ fn the_control_planes_own_queues_drop_the_newest_and_count() {
 fn sockets_and_taps_come_and_go() {
     within_runtime(async {
         let (sockets, at) = links(2);
-        let (queues, _host) = overlay(A, 1, B, 2, 2);
+        let (tap, _host) = overlay(A, 1, B, 2, 2);
         let mut plane = plane(A, B, 2, sockets, "127.0.0.1:9".parse().unwrap());
-        plane.add_tap(NETWORK, queues);
+        add_tap(&plane, tap);
         plane.remove_socket(LINK);
         plane.remove_tap(NETWORK);
         let (mut sockets_gone, mut taps_gone) = (0, 0);

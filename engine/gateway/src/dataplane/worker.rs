@@ -10,9 +10,10 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, Sender};
-use shard::{Activity, Egress, Shard, SocketId, ToControl, Update};
+use shard::{Activity, Egress, Gso, Offload, Shard, SocketId, TapSlot, ToControl, Update};
 use tracing::{debug, error};
-use uring::{Event, Handler, Io, Ring, Token, Waker};
+use uring::tap::SuperFrames;
+use uring::{Event, Handler, HeldFrame, Io, Ring, Token, Waker};
 use wire::fragment::ReassemblyCounters;
 use wire::{Address, NetworkId, Now};
 
@@ -41,7 +42,7 @@ pub(super) enum Command {
     Update(Update),
     AddSocket(SocketId, UdpSocket),
     RemoveSocket(SocketId),
-    AddTap(NetworkId, OwnedFd),
+    AddTap(NetworkId, OwnedFd, SuperFrames),
     RemoveTap(NetworkId),
     Stop,
 }
@@ -106,6 +107,7 @@ struct Worker {
     outbox: Outbox,
     counters: Arc<Mutex<ShardCounters>>,
     waker: Waker,
+    taps: Taps,
     report: Vec<Activity>,
     /// Packets or frames came since the last tick.
     traffic: bool,
@@ -113,6 +115,34 @@ struct Worker {
     /// The next tick is the last before sleep, unless there is traffic.
     last_look: bool,
     stop: bool,
+}
+
+/// What each TAP carries. Few: a list is searched faster than a table.
+#[derive(Default)]
+struct Taps(Vec<(NetworkId, SuperFrames)>);
+
+impl Taps {
+    fn add(&mut self, network: NetworkId, carries: SuperFrames) {
+        self.0.retain(|(known, _)| *known != network);
+        self.0.push((network, carries));
+    }
+
+    fn carries(&self, network: NetworkId) -> SuperFrames {
+        self.0.iter().find(|(known, _)| *known == network).map_or(SuperFrames::None, |(_, carries)| *carries)
+    }
+
+    /// Gives a complete frame to a TAP.
+    fn write(&self, io: &mut Io, network: NetworkId, frame: &[u8]) {
+        let header: &[u8] = match self.carries(network) {
+            SuperFrames::None => &[],
+            SuperFrames::Tcp | SuperFrames::TcpAndUdp => &[0; Offload::LEN],
+        };
+        let len = header.len() + frame.len();
+        let Ok(mut room) = io.frame(network.0, len) else { return }; // counted by the ring
+        room[..header.len()].copy_from_slice(header);
+        room[header.len()..].copy_from_slice(frame);
+        room.commit(len);
+    }
 }
 
 /// The two clocks, read once per turn.
@@ -142,6 +172,7 @@ impl Worker {
             outbox: setup.outbox,
             counters: setup.counters,
             waker,
+            taps: Taps::default(),
             report: Vec::new(),
             traffic: false,
             next_tick: None,
@@ -189,7 +220,7 @@ impl Handler for Worker {
 
     fn datagrams(&mut self, io: &mut Io, socket: Token, remote: SocketAddr, bytes: &mut [u8], segment: usize) {
         self.traffic = true;
-        let out = &mut Out { io, outbox: &mut self.outbox };
+        let out = &mut Out { io, outbox: &mut self.outbox, taps: &self.taps };
         for datagram in bytes.chunks_mut(segment) {
             self.shard.inbound(self.now, SocketId(socket), remote, datagram, out);
         }
@@ -197,7 +228,17 @@ impl Handler for Worker {
 
     fn frame(&mut self, io: &mut Io, tap: Token, frame: &mut [u8]) {
         self.traffic = true;
-        self.shard.outbound(NetworkId(tap), frame, &mut Out { io, outbox: &mut self.outbox });
+        let network = NetworkId(tap);
+        let out = &mut Out { io, outbox: &mut self.outbox, taps: &self.taps };
+        if self.taps.carries(network) == SuperFrames::None {
+            return self.shard.outbound(network, frame, out);
+        }
+        let Some((header, frame)) = frame.split_first_chunk_mut::<{ Offload::LEN }>() else { return };
+        self.shard.outbound_offloaded(network, Offload::parse(header), frame, out);
+    }
+
+    fn end(&mut self, io: &mut Io) {
+        self.shard.flush(&mut Out { io, outbox: &mut self.outbox, taps: &self.taps });
     }
 
     fn woken(&mut self, io: &mut Io) {
@@ -211,7 +252,7 @@ impl Handler for Worker {
             let _ = io.send(socket.0, remote, ttl, &datagram); // counted by the ring
         }
         for (network, frame) in self.mail.frames.try_iter().take(frames.min(FRAMES_PER_TURN)) {
-            let _ = io.write(network.0, &frame); // counted by the ring
+            self.taps.write(io, network, &frame);
         }
         if !(self.mail.commands.is_empty() && self.mail.sends.is_empty() && self.mail.frames.is_empty()) {
             self.waker.wake();
@@ -245,8 +286,9 @@ impl Worker {
             Command::RemoveSocket(id) => {
                 io.remove_udp(id.0);
             }
-            Command::AddTap(network, queue) => {
-                debug!(shard, %network, "TAP queue added");
+            Command::AddTap(network, queue, carries) => {
+                debug!(shard, %network, ?carries, "TAP queue added");
+                self.taps.add(network, carries);
                 if let Err(error) = io.add_tap(network.0, queue) {
                     let error = Some(io::Error::other(error));
                     self.outbox.report(FromShard::TapGone { shard, network, error });
@@ -264,11 +306,31 @@ impl Worker {
 struct Out<'a> {
     io: &'a mut Io,
     outbox: &'a mut Outbox,
+    taps: &'a Taps,
 }
 
 impl Egress for Out<'_> {
     fn tap(&mut self, network: NetworkId, frame: &[u8]) {
-        let _ = self.io.write(network.0, frame); // counted by the ring
+        self.taps.write(self.io, network, frame);
+    }
+
+    fn tap_open(&mut self, network: NetworkId, kind: Gso) -> Option<TapSlot> {
+        match (self.taps.carries(network), kind) {
+            (SuperFrames::None, _) | (SuperFrames::Tcp, Gso::Udp) => None,
+            _ => self.io.hold_frame(network.0).ok().map(|held| TapSlot(held.0)),
+        }
+    }
+
+    fn tap_slot(&mut self, slot: TapSlot) -> &mut [u8] {
+        self.io.held_frame(HeldFrame(slot.0)).get_mut(Offload::LEN..).unwrap_or_default()
+    }
+
+    fn tap_close(&mut self, slot: TapSlot, len: usize, offload: Offload) {
+        let held = HeldFrame(slot.0);
+        if let Some(header) = self.io.held_frame(held).first_chunk_mut().filter(|_| len > 0) {
+            *header = offload.emit();
+        }
+        self.io.commit_held(held, if len > 0 { Offload::LEN + len } else { 0 });
     }
 
     fn udp(&mut self, socket: SocketId, remote: SocketAddr, len: usize) -> Option<&mut [u8]> {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use shard::{Config, Egress, Route, Shard, SocketId, ToControl, Update};
+use shard::{Config, Egress, Gso, Offload, Route, Shard, SocketId, TapSlot, ToControl, Update};
 use wire::keys::Keys;
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId, Now, SharedKey};
@@ -60,6 +60,11 @@ pub struct Outside {
     pub frames: Vec<(NetworkId, Vec<u8>)>,
     pub datagrams: Vec<(SocketId, SocketAddr, Vec<u8>)>,
     pub control: Vec<Said>,
+    /// Kinds of super-frames the TAP takes.
+    pub takes: Vec<Gso>,
+    /// What went to it, super-frames too, in order.
+    pub delivered: Vec<(Offload, Vec<u8>)>,
+    pub open: Vec<Option<(NetworkId, Vec<u8>)>>,
     /// Send buffers that are left; none: no limit.
     pub room: Option<usize>,
 }
@@ -74,7 +79,28 @@ pub enum Said {
 
 impl Egress for Outside {
     fn tap(&mut self, network: NetworkId, frame: &[u8]) {
+        self.delivered.push((Offload::default(), frame.to_vec()));
         self.frames.push((network, frame.to_vec()));
+    }
+
+    fn tap_open(&mut self, network: NetworkId, kind: Gso) -> Option<TapSlot> {
+        self.takes.contains(&kind).then(|| {
+            self.open.push(Some((network, vec![0xee; 66_000])));
+            TapSlot(self.open.len() as u16 - 1)
+        })
+    }
+
+    fn tap_slot(&mut self, slot: TapSlot) -> &mut [u8] {
+        &mut self.open[usize::from(slot.0)].as_mut().unwrap().1
+    }
+
+    fn tap_close(&mut self, slot: TapSlot, len: usize, offload: Offload) {
+        let (network, mut frame) = self.open[usize::from(slot.0)].take().unwrap();
+        frame.truncate(len);
+        if offload == Offload::default() {
+            self.frames.push((network, frame.clone()));
+        }
+        self.delivered.push((offload, frame));
     }
 
     fn udp(&mut self, socket: SocketId, remote: SocketAddr, len: usize) -> Option<&mut [u8]> {
@@ -99,6 +125,7 @@ impl Egress for Outside {
 pub fn inbound(shard: &mut Shard, datagram: &[u8]) -> Outside {
     let mut out = Outside::default();
     shard.inbound(NOW, SOCKET, remote(), &mut datagram.to_vec(), &mut out);
+    shard.flush(&mut out);
     out
 }
 
