@@ -79,6 +79,10 @@ pub struct UpArgs {
     /// Packet threads [default: one per core]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: Option<u16>,
+    /// Core of the first packet thread, counted among those that may be used; the others follow. Gateways that share a
+    /// host should not all begin with the same
+    #[arg(long, default_value_t = 0, value_name = "CORE")]
+    pub first_core: u16,
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,

@@ -180,7 +180,9 @@ async fn up(
     serve_api(port, &gate, &asks)?;
     home.write(&home.port(), PUBLIC, port.to_string().as_bytes())?;
 
-    let dataplane = DataPlane::start(dataplane::Config::new(identity.public().address(), shards))?;
+    let mut config = dataplane::Config::new(identity.public().address(), shards);
+    config.first_core = args.first_core.into();
+    let dataplane = DataPlane::start(config)?;
     let (prover, verdicts) = Prover::start().map_err(system("start the proof worker"))?;
     let (netlink, changes) = Netlink::open().map_err(system("open rtnetlink"))?;
     let (orders, ordered) = mpsc::channel(MAX_PENDING_ORDERS);

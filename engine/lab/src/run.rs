@@ -269,7 +269,7 @@ impl World {
         let network = made["id"].as_str().unwrap_or_default().to_owned();
 
         stage.say("starting gateway A")?;
-        let mut near = start_gateway(stage, &gateway[0], &files.path().join("gw_a"), &planet)?;
+        let mut near = start_gateway(stage, &gateway[0], &files.path().join("gw_a"), &planet, 0)?;
         admit(&root, &network, &near.address()?, 1)?;
         near.join(&network, Duration::from_secs(20))?;
         Ok(World { far: None, near, root, network, wan, gateway, host, files })
@@ -282,7 +282,7 @@ impl World {
         let planet = self.files.path().join("planet");
         match stage.options.peer {
             Peer::Hawser => {
-                let mut far = start_gateway(stage, &self.gateway[1], &home, &planet)?;
+                let mut far = start_gateway(stage, &self.gateway[1], &home, &planet, stage.options.shards)?;
                 admit(&self.root, &self.network, &far.address()?, host)?;
                 far.join(&self.network, Duration::from_secs(20))?;
                 self.far = Some(Far::Hawser(Box::new(far)));
@@ -528,13 +528,17 @@ fn start_gateway(
     ns: &Namespace,
     home: &std::path::Path,
     planet: &std::path::Path,
+    first_core: usize,
 ) -> Result<Daemon> {
     std::fs::create_dir_all(home).doing("make a home")?;
     std::fs::copy(planet, home.join("planet")).doing("install the planet")?;
     // The LAN side is not an underlay.
     let conf = json!({"settings": {"interfacePrefixBlacklist": ["lan"]}});
     std::fs::write(home.join("local.conf"), conf.to_string()).doing("write local.conf")?;
-    Daemon::start(&stage.options.hawser, ns, home, &["--shards", &stage.options.shards.to_string()])
+    // The gateways share a host: their packet threads shall not share cores as long as there are others.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (shards, first_core) = (stage.options.shards.to_string(), (first_core % cores).to_string());
+    Daemon::start(&stage.options.hawser, ns, home, &["--shards", &shards, "--first-core", &first_core])
 }
 
 fn admit(root: &Daemon, network: &str, member: &str, host: u32) -> Result<()> {
