@@ -26,6 +26,13 @@ pub fn load128_partial(bytes: &[u8]) -> __m128i {
 }
 
 #[inline]
+#[target_feature(enable = "avx")]
+pub fn store256(bytes: &mut [u8; 32], value: __m256i) {
+    // SAFETY: the reference is good for 32 bytes, and the store asks for no alignment.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value) }
+}
+
+#[inline]
 #[target_feature(enable = "avx512f")]
 pub fn load512(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the reference is good for 64 bytes, and the load asks for no alignment.

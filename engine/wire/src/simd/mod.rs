@@ -16,13 +16,24 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(not(target_arch = "x86_64"))]
+mod absent;
 #[cfg(target_arch = "x86_64")]
 mod aes_gmac_siv;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
+#[cfg(target_arch = "x86_64")]
+mod salsa2012;
 
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use absent::{GmacSiv, Salsa2012};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use aes_gmac_siv::GmacSiv;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use salsa2012::Salsa2012;
+
+/// Bytes of four blocks of Salsa20, which are made together.
+pub(crate) const QUAD_LEN: usize = 4 * 64;
 
 /// Which instructions protect packets. The bytes are the same on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
