@@ -107,6 +107,7 @@ pub struct Keys {
     shared: SharedKey,
     siv: GmacSiv,
     salsa: Option<simd::Salsa2012>,
+    poly1305: Option<simd::Poly1305>,
 }
 
 impl Keys {
@@ -119,7 +120,8 @@ impl Keys {
     /// does not have them.
     pub fn with_backend(shared: SharedKey, backend: Backend) -> Keys {
         let siv = GmacSiv::with_backend(&shared.aes_key(b'0'), &shared.aes_key(b'1'), backend);
-        Keys { shared, siv, salsa: simd::Salsa2012::new(backend) }
+        let (salsa, poly1305) = (simd::Salsa2012::new(backend), simd::Poly1305::new(backend));
+        Keys { shared, siv, salsa, poly1305 }
     }
 
     /// Protects a whole packet in place. ID, addresses, verb and the fragmented flag must be final; suite bits and MAC
@@ -149,14 +151,14 @@ impl Keys {
             Suite::Poly1305 => {
                 rest.copy_from_slice(payload);
                 let (mac_key, _) = self.one_time_keys(out, packet_len, suite);
-                let mac = poly1305(&mac_key, &out[VERB..]);
+                let mac = self.poly1305(&mac_key, &out[VERB..]);
                 out[MAC].copy_from_slice(&mac);
             }
             Suite::Salsa2012Poly1305 => {
                 let (mac_key, mut stream) = self.one_time_keys(prefix, packet_len, suite);
                 stream.apply(&mut prefix[VERB..]);
                 stream.apply_copying(payload, rest);
-                let mac = poly1305(&mac_key, &out[VERB..]);
+                let mac = self.poly1305(&mac_key, &out[VERB..]);
                 out[MAC].copy_from_slice(&mac);
             }
             Suite::AesGmacSiv => {
@@ -182,7 +184,7 @@ impl Keys {
             Suite::TrustedPath => return Err(OpenError::TrustedPath),
             Suite::Poly1305 | Suite::Salsa2012Poly1305 => {
                 let (mac_key, mut stream) = self.one_time_keys(packet, packet.len(), suite);
-                let mac = poly1305(&mac_key, &packet[VERB..]);
+                let mac = self.poly1305(&mac_key, &packet[VERB..]);
                 if !bool::from(mac.ct_eq(&packet[MAC])) {
                     return Err(OpenError::Forged);
                 }
@@ -230,18 +232,21 @@ impl Keys {
         key.copy_from_slice(&block[..32]);
         (key, stream)
     }
+
+    /// The first 8 bytes of the tag in memory order; the other 8 are not sent.
+    fn poly1305(&self, key: &[u8; 32], data: &[u8]) -> [u8; 8] {
+        let tag = match self.poly1305 {
+            Some(poly1305) => poly1305.tag(key, data),
+            None => Poly1305::new(key.into()).compute_unpadded(data).0,
+        };
+        halves(&tag).0
+    }
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keys(secret)")
     }
-}
-
-/// The first 8 bytes of the tag in memory order; the other 8 are not sent.
-fn poly1305(key: &[u8; 32], data: &[u8]) -> [u8; 8] {
-    let tag = Poly1305::new(key.into()).compute_unpadded(data);
-    halves(&tag.0).0
 }
 
 /// Packet ID, and destination, source and flags without hops, zero-padded.

@@ -31,3 +31,16 @@ impl Salsa2012 {
         match self {}
     }
 }
+
+#[derive(Clone, Copy)]
+pub(crate) enum Poly1305 {}
+
+impl Poly1305 {
+    pub fn new(_: Backend) -> Option<Poly1305> {
+        None
+    }
+
+    pub fn tag(self, _: &[u8; 32], _: &[u8]) -> [u8; 16] {
+        match self {}
+    }
+}

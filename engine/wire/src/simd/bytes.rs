@@ -54,6 +54,13 @@ pub fn load_lanes(lanes: &[__m128i; 4]) -> __m512i {
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn load_words(words: &[u64; 8]) -> __m512i {
+    // SAFETY: the reference is good for 64 bytes, and the load asks for no alignment.
+    unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+}
+
 /// Up to 64 bytes, followed by zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]

@@ -23,12 +23,16 @@ mod aes_gmac_siv;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
 #[cfg(target_arch = "x86_64")]
+mod poly1305;
+#[cfg(target_arch = "x86_64")]
 mod salsa2012;
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) use absent::{GmacSiv, Salsa2012};
+pub(crate) use absent::{GmacSiv, Poly1305, Salsa2012};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use aes_gmac_siv::GmacSiv;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use poly1305::Poly1305;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use salsa2012::Salsa2012;
 
@@ -42,7 +46,7 @@ pub enum Backend {
     Portable,
     /// AES-NI, PCLMULQDQ and AVX2: any x86-64 server since 2013.
     Avx2,
-    /// VAES, VPCLMULQDQ and AVX-512: Intel since Ice Lake, AMD since Zen 4.
+    /// VAES, VPCLMULQDQ and AVX-512 with IFMA: Intel since Ice Lake, AMD since Zen 4.
     Avx512,
 }
 
@@ -76,6 +80,7 @@ impl Backend {
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512ifma")
                     && is_x86_feature_detected!("vaes")
                     && is_x86_feature_detected!("vpclmulqdq")
             }
