@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::debug;
 use wire::endpoint::Prefix;
 use wire::{Address, NetworkId};
 use zeroize::Zeroizing;
@@ -394,6 +395,8 @@ async fn handle(
         server.gate.refused.fetch_add(1, Ordering::Relaxed);
         return respond(Answer { code: 401, body: Body::Json(json!({})) }, jsonp);
     }
+    // Never the query or the body: they may hold tokens.
+    debug!(method = %head.method, path, "request");
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return respond(Answer { code: 413, body: Body::Empty }, jsonp);
     };

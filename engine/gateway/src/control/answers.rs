@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use node::LocalSocketId;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tracing::info;
 use wire::{NetworkId, Now};
 
 use super::{Control, counts};
@@ -15,7 +15,6 @@ use crate::objects::{self, PortFacts, StatusFacts};
 
 impl Control {
     pub(super) fn answer(&mut self, now: Now, ask: Ask, reply: oneshot::Sender<Answer>) {
-        debug!(?ask, "API");
         let answer = match ask {
             Ask::Status => Answer::ok(self.status(now)),
             Ask::Health => Answer::ok(objects::health(now, self.p.node.is_online())),
