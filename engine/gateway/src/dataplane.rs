@@ -30,8 +30,9 @@
 //! # What is bounded, and how
 //! * Decisions ([`update`](DataPlane::update), sockets, TAP queues) are never lost: a revoked member must not stay. If a
 //!   shard is [`COMMANDS_MAX`] behind, the control thread waits for it; shards never wait for the control thread.
-//! * Sends, frames and everything from the shards is dropped, the newest first, when its queue is full, and counted by
-//!   cause in [`QueueCounters`]. Each kind has a queue of its own, and [`recv`](DataPlane::recv) takes from them in turn,
+//! * What a shard lost (a socket, a TAP queue, itself) is never dropped either; there is no more of it than was made.
+//! * Sends, frames and everything else from the shards is dropped, the newest first, when its queue is full, and counted
+//!   by cause in [`QueueCounters`]. Each kind has a queue of its own, and [`recv`](DataPlane::recv) takes from them in turn,
 //!   so that a flood of one kind starves no other: not the control plane's sends, not what authenticated peers say.
 //! * Packets that cross threads are copied into [`Buffer`]s, whose bytes are bounded per queue ([`QUEUE_BYTES_MAX`]) until
 //!   the control plane drops them. Their memory is used again.
@@ -196,7 +197,7 @@ pub enum FromShard {
         /// Why, if nobody asked for it.
         error: Option<io::Error>,
     },
-    /// A packet thread ended because its ring broke.
+    /// A packet thread ended because its ring broke, or it panicked.
     ShardGone {
         /// Which.
         shard: usize,

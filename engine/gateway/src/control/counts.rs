@@ -50,7 +50,7 @@ pub(super) fn all(control: &Control) -> Value {
             dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
             dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
     }
-    add!(queues, plane.queues; datagrams opened tap_frames reports sends frames);
+    add!(queues, plane.queues; datagrams opened tap_frames reports refusals sends frames);
 
     let rooms = [
         ("node", node),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crossbeam::{
-    channel::{Receiver, Sender, bounded},
+    channel::{Receiver, Sender, bounded, unbounded},
     queue::ArrayQueue,
 };
 use tokio::sync::Notify;
@@ -31,8 +31,10 @@ pub struct QueueCounters {
     pub opened: u64,
     /// Frames from TAPs to the control plane.
     pub tap_frames: u64,
-    /// Reports of shards.
+    /// Reports of shards about their traffic.
     pub reports: u64,
+    /// Reports of shards about datagrams that the kernel refused.
+    pub refusals: u64,
     /// Datagrams of the control plane.
     pub sends: u64,
     /// Frames of the control plane to TAPs.
@@ -45,6 +47,7 @@ pub(super) struct Drops {
     pub(super) opened: AtomicU64,
     pub(super) tap_frames: AtomicU64,
     pub(super) reports: AtomicU64,
+    pub(super) refusals: AtomicU64,
     pub(super) sends: AtomicU64,
     pub(super) frames: AtomicU64,
 }
@@ -63,6 +66,7 @@ impl Drops {
             opened: get(&self.opened),
             tap_frames: get(&self.tap_frames),
             reports: get(&self.reports),
+            refusals: get(&self.refusals),
             sends: get(&self.sends),
             frames: get(&self.frames),
         }
@@ -143,6 +147,8 @@ pub(super) struct Outbox {
     opened: Lane,
     frames: Lane,
     reports: Sender<FromShard>,
+    refusals: Sender<FromShard>,
+    losses: Sender<FromShard>,
     drops: Arc<Drops>,
     /// Wakes the control thread, through tokio's own event descriptor, if it sleeps.
     bell: Arc<Notify>,
@@ -171,6 +177,19 @@ impl Outbox {
         self.note(sent, |drops| &drops.reports);
     }
 
+    /// For datagrams that the kernel refused: there may be as many of them as there are datagrams.
+    pub(super) fn refused(&mut self, message: FromShard) {
+        let sent = self.refusals.try_send(message).is_ok();
+        self.note(sent, |drops| &drops.refusals);
+    }
+
+    /// For sockets, TAP queues and threads that are gone, which nobody would notice otherwise: never dropped. Each goes
+    /// once, and new ones are made only by the control thread, which reads this.
+    pub(super) fn lost(&mut self, message: FromShard) {
+        let _ = self.losses.send(message); // without a control thread nobody wants to know
+        self.unannounced = true;
+    }
+
     fn note(&mut self, sent: bool, counter: impl FnOnce(&Drops) -> &AtomicU64) {
         self.drops.count(!sent, counter);
         self.unannounced = true;
@@ -196,7 +215,7 @@ impl Lane {
 
 /// The control thread's end.
 pub(super) struct Inbox {
-    lanes: [Receiver<FromShard>; 4],
+    lanes: [Receiver<FromShard>; 6],
     /// The lane that is looked into next.
     turn: usize,
     bell: Arc<Notify>,
@@ -209,10 +228,11 @@ impl Inbox {
             (Lane { queue, pool: Pool::new() }, receiver)
         };
         let ((datagrams, a), (opened, b), (frames, c)) = (lane(), lane(), lane());
-        let (reports, d) = bounded(QUEUE_MAX);
+        let ((reports, d), (refusals, e)) = (bounded(QUEUE_MAX), bounded(QUEUE_MAX));
+        let (losses, f) = unbounded();
         let bell = Arc::new(Notify::new());
-        let inbox = Inbox { lanes: [a, b, c, d], turn: 0, bell: Arc::clone(&bell) };
-        (inbox, Outbox { datagrams, opened, frames, reports, drops, bell, unannounced: false })
+        let inbox = Inbox { lanes: [a, b, c, d, e, f], turn: 0, bell: Arc::clone(&bell) };
+        (inbox, Outbox { datagrams, opened, frames, reports, refusals, losses, drops, bell, unannounced: false })
     }
 
     pub(super) fn try_recv(&mut self) -> Option<FromShard> {

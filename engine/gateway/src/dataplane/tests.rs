@@ -17,6 +17,8 @@ use wire::keys::{Keys, SharedKey};
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId};
 
+use super::queues::{Drops, Inbox};
+use super::worker::Alarm;
 use super::{Config, DataPlane, FRAMES_MAX, FromShard, QUEUE_BYTES_MAX, QUEUE_MAX, SENDS_MAX};
 
 const NETWORK: NetworkId = NetworkId(0x6af3_745e_9700_0001);
@@ -381,4 +383,39 @@ fn sockets_and_taps_come_and_go() {
         .await;
         plane.stop();
     });
+}
+
+#[test]
+fn a_storm_of_refused_datagrams_hides_neither_a_lost_link_nor_activity() {
+    let drops = Arc::new(Drops::default());
+    let (mut inbox, mut outbox) = Inbox::new(Arc::clone(&drops));
+    let remote: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    for _ in 0..QUEUE_MAX + 10 {
+        let error = io::ErrorKind::HostUnreachable.into();
+        outbox.refused(FromShard::SendFailed { socket: LINK, remote, bytes: 1, error });
+    }
+    outbox.report(FromShard::Activity(Vec::new()));
+    let error = Some(io::ErrorKind::NotConnected.into());
+    outbox.lost(FromShard::SocketGone { shard: 0, socket: LINK, error });
+    let first: Vec<_> = (0..3).filter_map(|_| inbox.try_recv()).collect();
+    assert!(first.iter().any(|message| matches!(message, FromShard::SocketGone { .. })), "{first:?}");
+    assert!(first.iter().any(|message| matches!(message, FromShard::Activity(_))), "{first:?}");
+    assert_eq!((drops.counters().refusals, drops.counters().reports), (10, 0));
+}
+
+#[test]
+fn a_packet_thread_that_panics_is_reported_at_once() {
+    let (mut inbox, outbox) = Inbox::new(Arc::default());
+    let dies = move || {
+        let _alarm = Alarm { shard: 3, outbox };
+        panic!("as a packet thread might");
+    };
+    assert!(thread::spawn(dies).join().is_err());
+    within_runtime(async {
+        let told = tokio::time::timeout(Duration::from_secs(5), inbox.recv()).await.expect("the bell was rung");
+        assert!(matches!(told, FromShard::ShardGone { shard: 3, .. }), "{told:?}");
+    });
+    let (mut inbox, outbox) = Inbox::new(Arc::default());
+    drop(Alarm { shard: 3, outbox });
+    assert!(inbox.try_recv().is_none(), "one that ends in order is no news");
 }

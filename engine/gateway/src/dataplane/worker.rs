@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -82,12 +83,13 @@ pub(super) fn run(setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
     };
     let waker = ring.waker();
     let _ = started.send(Ok(waker.clone()));
+    let _alarm = Alarm { shard: setup.shard, outbox: setup.outbox.clone() };
     let mut worker = Worker::new(setup, waker);
     let mut timeout = None;
     while !worker.stop {
         if let Err(error) = ring.turn(timeout, &mut worker) {
             error!(shard = worker.number, %error, "the ring broke");
-            worker.outbox.report(FromShard::ShardGone { shard: worker.number, error });
+            worker.outbox.lost(FromShard::ShardGone { shard: worker.number, error });
             break;
         }
         timeout = worker.end_turn(&mut ring);
@@ -96,6 +98,22 @@ pub(super) fn run(setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
     let _ = ring.turn(Some(Duration::ZERO), &mut worker);
     worker.publish(&mut ring);
     worker.outbox.announce();
+}
+
+/// Tells the control thread if this thread panics: nobody else would notice before the end.
+pub(super) struct Alarm {
+    pub(super) shard: usize,
+    pub(super) outbox: Outbox,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = io::Error::other("it panicked");
+            self.outbox.lost(FromShard::ShardGone { shard: self.shard, error });
+            self.outbox.announce();
+        }
+    }
 }
 
 struct Worker {
@@ -261,13 +279,17 @@ impl Handler for Worker {
 
     fn event(&mut self, _: &mut Io, event: Event) {
         let shard = self.number;
-        self.outbox.report(match event {
-            Event::SocketGone { socket, error } => FromShard::SocketGone { shard, socket: SocketId(socket), error },
-            Event::TapGone { tap, error } => FromShard::TapGone { shard, network: NetworkId(tap), error },
-            Event::SendFailed { socket, remote, bytes, error } => {
-                FromShard::SendFailed { socket: SocketId(socket), remote, bytes, error }
+        match event {
+            Event::SocketGone { socket, error } => {
+                self.outbox.lost(FromShard::SocketGone { shard, socket: SocketId(socket), error });
             }
-        });
+            Event::TapGone { tap, error } => {
+                self.outbox.lost(FromShard::TapGone { shard, network: NetworkId(tap), error });
+            }
+            Event::SendFailed { socket, remote, bytes, error } => {
+                self.outbox.refused(FromShard::SendFailed { socket: SocketId(socket), remote, bytes, error });
+            }
+        }
     }
 }
 
@@ -280,7 +302,7 @@ impl Worker {
                 debug!(shard, socket = id.0, "socket added");
                 if let Err(error) = io.add_udp(id.0, socket) {
                     let error = Some(io::Error::other(error));
-                    self.outbox.report(FromShard::SocketGone { shard, socket: id, error });
+                    self.outbox.lost(FromShard::SocketGone { shard, socket: id, error });
                 }
             }
             Command::RemoveSocket(id) => {
@@ -291,7 +313,7 @@ impl Worker {
                 self.taps.add(network, carries);
                 if let Err(error) = io.add_tap(network.0, queue) {
                     let error = Some(io::Error::other(error));
-                    self.outbox.report(FromShard::TapGone { shard, network, error });
+                    self.outbox.lost(FromShard::TapGone { shard, network, error });
                 }
             }
             Command::RemoveTap(network) => {
