@@ -328,7 +328,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn lab(args: &LabArgs, json: bool) -> Result<(), CliError> {
+fn run_lab(args: &LabArgs, as_json: bool) -> Result<(), CliError> {
     let options = lab::run::Options {
         hawser: std::env::current_exe().map_err(CliError::failed)?,
         seconds: args.seconds,
@@ -336,10 +336,18 @@ fn lab(args: &LabArgs, json: bool) -> Result<(), CliError> {
         shards: args.shards.into(),
         peer: if args.peer == "reference" { lab::run::Peer::Reference } else { lab::run::Peer::Hawser },
         keep: args.keep,
-        quiet: json,
+        quiet: as_json,
     };
-    let summary = lab::run::run(&options).map_err(CliError::failed)?;
-    if json {
+    let summary = match lab::run::run(&options) {
+        Ok(summary) => summary,
+        Err(e) => {
+            if as_json {
+                emit(&show::pretty(&json!({"ok": false, "failures": [e.to_string()]})))?;
+            }
+            return Err(CliError::failed(e));
+        }
+    };
+    if as_json {
         emit(&show::pretty(&summary.to_json()))?;
     } else {
         emit(&show::rows(&summary.rows()))?;
@@ -355,7 +363,7 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
     };
     match &cli.command {
         Command::Up(args) => daemon::run(&home, args).map_err(CliError::failed),
-        Command::Lab(args) => lab(args, cli.json),
+        Command::Lab(args) => run_lab(args, cli.json),
         Command::Status => {
             let client = client()?;
             if cli.json {

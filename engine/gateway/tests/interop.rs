@@ -1,12 +1,13 @@
 //! Hawser against the real ZeroTier core, with real sockets in network namespaces: as root, as leaf, as controller, as
 //! member. The reference node judges: what it refuses is wrong.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::daemon::Daemon;
-use lab::measure::{PingPlan, Pings, ping};
+use lab::measure::{PingPlan, Pings, ping, udp_count};
 use lab::netns::{self, Namespace};
 use lab::reference::{self, ReferenceNode};
 use serde_json::{Value, json};
@@ -144,13 +145,14 @@ fn wait_online(node: &mut ReferenceNode) {
 
 /// A Hawser root with a controller, a Hawser member in `a`, a real member in `b`, both joined.
 struct Members {
-    planet: Planet,
     root: Daemon,
     network: String,
     hawser: Daemon,
     hawser_ip: Vec<IpAddr>,
     real: ReferenceNode,
     real_ip: Vec<IpAddr>,
+    /// Last, so that its files outlive the programs.
+    planet: Planet,
 }
 
 fn members(name: &str, local_conf: Value, more: &[&str]) -> Members {
@@ -168,7 +170,7 @@ fn members_of(planet: Planet, root: Daemon, local_conf: Value, more: &[&str]) ->
     wait_online(&mut real);
     let hawser_ip = join(&mut hawser, &network);
     let real_ip = real_join(&mut real, &network);
-    Members { planet, root, network, hawser, hawser_ip, real, real_ip }
+    Members { root, network, hawser, hawser_ip, real, real_ip, planet }
 }
 
 impl Members {
@@ -374,18 +376,36 @@ fn packets_survive_loss_and_reordering_before_the_real_parser() {
     assert_no_complaints(&mut m.real);
 }
 
+/// How many of 50 datagrams that the real member sends come out of our TAP.
+fn datagrams_through(m: &mut Members, to: IpAddr) -> u64 {
+    let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (a, real) = (&m.planet.a, &mut m.real);
+    std::thread::scope(|s| {
+        let sink = s.spawn(|| a.inside(|| udp_count(SocketAddr::new(to, 9001), &ready, &stop)));
+        while !ready.load(Ordering::Acquire) && !sink.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let stream = json!({"cmd": "stream", "dst": to.to_string(), "port": 9001, "pps": 200, "count": 50});
+        real.command(stream).unwrap();
+        stop.store(true, Ordering::Release);
+        sink.join().unwrap().unwrap().0
+    })
+}
+
 #[test]
 fn a_deauthorised_member_gets_no_more_frames_through() {
     let mut m = members("ig", json!({}), &[]);
     m.wait_direct();
     let (hawser, real) = (of_family(&m.hawser_ip, false), of_family(&m.real_ip, false));
     assert_eq!(ping_from(&m.planet.a, real, 56).answered, 10);
+    assert!(datagrams_through(&mut m, hawser) > 0, "the sink sees what a member sends");
     authorise(&m.root, &m.network, m.real.address(), false);
     let start = Instant::now();
-    while lost(&real_ping(&mut m.real, hawser, 56)) < 10 {
+    while datagrams_through(&mut m, hawser) > 0 {
         assert!(start.elapsed() < SOON, "the de-authorised member still gets through");
     }
     // And for good: its own cached certificate must not open the gate again.
+    assert_eq!(datagrams_through(&mut m, hawser), 0);
     assert_eq!(lost(&real_ping(&mut m.real, hawser, 56)), 10);
     authorise(&m.root, &m.network, m.real.address(), true);
     m.real.tick().unwrap();

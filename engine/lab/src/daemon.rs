@@ -1,5 +1,6 @@
 //! A Hawser daemon in a namespace, driven through its own command line, as an operator would.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ impl Daemon {
                 .arg(home)
                 .args(more)
                 .stdin(Stdio::null())
+                // Ctrl-C at the terminal is for the lab, which then stops its daemons in order.
+                .process_group(0)
                 .stdout(log.try_clone().doing("share the log")?)
                 .stderr(log)
                 .spawn()
@@ -118,6 +121,9 @@ impl Daemon {
         loop {
             if let Some(found) = probe(self) {
                 return Ok(found);
+            }
+            if crate::interrupted() {
+                return Err(Error::Interrupted);
             }
             if let Ok(Some(status)) = self.child.try_wait() {
                 let reason = format!("ended with {status}\n{}", self.log_tail());

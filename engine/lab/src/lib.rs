@@ -6,11 +6,30 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
 pub mod daemon;
 pub mod measure;
 pub mod netns;
 pub mod reference;
 pub mod run;
+
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From now on SIGINT, SIGTERM and SIGHUP do not end the process but make every wait of this room give up.
+pub fn catch_signals() -> Result<()> {
+    let flag = INTERRUPTED.get_or_init(Arc::default);
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(signal, flag.clone()).doing("catch signals")?;
+    }
+    Ok(())
+}
+
+/// A signal that [`catch_signals`] catches came in.
+pub fn interrupted() -> bool {
+    INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Acquire))
+}
 
 /// What can go wrong while a world is built or measured.
 #[derive(Debug, thiserror::Error)]

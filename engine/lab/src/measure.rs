@@ -31,6 +31,15 @@ impl std::fmt::Debug for Pings {
 }
 
 impl Pings {
+    /// Adds what another run saw.
+    pub fn add(&mut self, other: &Pings) {
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.duplicates += other.duplicates;
+        // Both histograms have the same bounds.
+        let _ = self.us.add(&other.us);
+    }
+
     /// Requests without an answer.
     pub fn lost(&self) -> u64 {
         self.sent - self.answered
@@ -69,6 +78,14 @@ impl Default for PingPlan {
     }
 }
 
+impl Default for Pings {
+    fn default() -> Pings {
+        // Up to a minute; `new` alone would clamp at two milliseconds.
+        let us = Histogram::new_with_bounds(1, 60_000_000, 3).expect("legal bounds");
+        Pings { sent: 0, answered: 0, duplicates: 0, us }
+    }
+}
+
 /// Sends ICMP or ICMPv6 echo requests to `to` and collects the answers.
 pub fn ping(to: IpAddr, plan: PingPlan) -> Result<Pings> {
     let v6 = to.is_ipv6();
@@ -76,9 +93,7 @@ pub fn ping(to: IpAddr, plan: PingPlan) -> Result<Pings> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol)).doing("open an ICMP socket")?;
     socket.connect(&SocketAddr::new(to, 0).into()).doing(format!("ping {to}"))?;
     let id = std::process::id() as u16 ^ (Instant::now().elapsed().as_nanos() as u16);
-    // Up to a minute; `new` alone would clamp at two milliseconds.
-    let us = Histogram::new_with_bounds(1, 60_000_000, 3).expect("legal bounds");
-    let mut pings = Pings { sent: 0, answered: 0, duplicates: 0, us };
+    let mut pings = Pings::default();
     let mut sent_at: Vec<Option<Instant>> = Vec::new();
     let mut request = vec![0xa5u8; 8 + plan.size.max(16)];
     let mut answer = vec![0u8; 65536];
@@ -199,14 +214,14 @@ pub fn tcp_sink(at: SocketAddr, received: &AtomicU64, ready: &AtomicBool, stop: 
     Ok(Transfer { bytes, elapsed: first.map_or(Duration::ZERO, |f| last - f), retransmits: 0 })
 }
 
-/// A TCP source: connects to `to` and writes for `duration` or until `stop`; answers the retransmissions it caused.
-pub fn tcp_source(to: SocketAddr, duration: Duration, stop: &AtomicBool) -> Result<u64> {
+/// A TCP source: connects to `to` and writes for `duration`; answers the retransmissions it caused.
+pub fn tcp_source(to: SocketAddr, duration: Duration) -> Result<u64> {
     let before = retransmitted_segments();
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).doing(format!("connect to {to}"))?;
     stream.set_write_timeout(Some(Duration::from_millis(200))).doing("send")?;
     let buffer = vec![0x5au8; 1 << 17];
     let end = Instant::now() + duration;
-    while Instant::now() < end && !stop.load(Ordering::Acquire) {
+    while Instant::now() < end && !crate::interrupted() {
         match stream.write(&buffer) {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
@@ -249,12 +264,12 @@ pub fn peak_rss_kib(pid: u32) -> u64 {
 }
 
 /// Sends UDP datagrams of `size` payload bytes to `to` as fast as the socket takes them; answers how many.
-pub fn udp_flood(to: SocketAddr, size: usize, duration: Duration, stop: &AtomicBool) -> Result<u64> {
+pub fn udp_flood(to: SocketAddr, size: usize, duration: Duration) -> Result<u64> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).doing("open a UDP socket")?;
     socket.connect(to).doing(format!("send to {to}"))?;
     let (payload, end, mut sent) = (vec![0x42u8; size], Instant::now() + duration, 0u64);
-    while Instant::now() < end && !stop.load(Ordering::Acquire) {
+    while Instant::now() < end && !crate::interrupted() {
         for _ in 0..64 {
             sent += u64::from(socket.send(&payload).is_ok());
         }

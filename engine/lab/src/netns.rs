@@ -43,13 +43,17 @@ pub fn check_privilege() -> Result<()> {
     Ok(())
 }
 
-/// Removes namespaces whose maker is dead.
+/// Removes namespaces whose maker is dead and in which nothing lives any more: not those of a lab that was kept.
 pub fn sweep() {
     let Ok(entries) = std::fs::read_dir("/run/netns") else { return };
     for name in entries.flatten().filter_map(|e| e.file_name().into_string().ok()) {
         let mut parts = name.splitn(3, '-');
         let (Some(PREFIX), Some(pid)) = (parts.next(), parts.next()) else { continue };
-        if pid.parse::<u32>().is_ok() && !PathBuf::from(format!("/proc/{pid}")).exists() {
+        if pid.parse::<u32>().is_err() || PathBuf::from(format!("/proc/{pid}")).exists() {
+            continue;
+        }
+        let alive = Command::new("ip").args(["netns", "pids", &name]).output();
+        if alive.is_ok_and(|out| out.stdout.is_empty()) {
             let _ = ip(&["netns", "del", &name]);
         }
     }

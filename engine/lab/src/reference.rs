@@ -2,6 +2,7 @@
 //! lines, closing its standard input stops it. See reference-node/README.md.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -56,6 +57,7 @@ impl ReferenceNode {
                 .arg(&tool)
                 .arg("run")
                 .args(args)
+                .process_group(0)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(log)

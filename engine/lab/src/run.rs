@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -155,13 +154,12 @@ impl Summary {
 struct Stage<'a> {
     options: &'a Options,
     bar: ProgressBar,
-    stop: Arc<AtomicBool>,
 }
 
 impl Stage<'_> {
     fn say(&self, what: impl Into<String>) -> Result<()> {
         self.bar.set_message(what.into());
-        if self.stop.load(Ordering::Acquire) { Err(Error::Interrupted) } else { Ok(()) }
+        if crate::interrupted() { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 
@@ -169,24 +167,27 @@ impl Stage<'_> {
 pub fn run(options: &Options) -> Result<Summary> {
     netns::check_privilege()?;
     netns::sweep();
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, stop.clone()).doing("catch signals")?;
-    }
+    crate::catch_signals()?;
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     bar.set_style(
         ProgressStyle::with_template("{spinner} [{elapsed_precise}] {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
     bar.enable_steady_tick(Duration::from_millis(100));
-    let stage = Stage { options, bar, stop };
-    let mut world = World::build(&stage)?;
-    let result = world.measure(&stage);
+    let stage = Stage { options, bar };
+    let (mut world, result) = match World::build(&stage) {
+        Ok(mut world) => {
+            let result = world.measure(&stage);
+            (Some(world), result)
+        }
+        Err(e) => (None, Err(e)),
+    };
     stage.bar.finish_and_clear();
     if options.keep && result.is_ok() {
-        println!("{}", world.keep());
+        eprintln!("{}", world.take().map(World::keep).unwrap_or_default());
     }
-    result
+    // Whatever failed because the user asked to stop is no finding.
+    if crate::interrupted() { Err(Error::Interrupted) } else { result }
 }
 
 enum Far {
@@ -373,6 +374,7 @@ impl World {
     /// TCP from LAN host A to LAN host B, pings beside it.
     fn transfer(&self, stage: &Stage<'_>, peer: &str, seen: &mut Summary) -> Result<()> {
         let (received, ready, done) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let (echoes, lost) = (AtomicU64::new(0), AtomicU64::new(0));
         let duration = Duration::from_secs(stage.options.seconds);
         let to: SocketAddr = SocketAddr::new(LAN_B_HOST.parse().unwrap_or(overlay(2)), TCP_PORT);
         let pids = [self.near.pid(), self.far.as_ref().map_or(0, Far::pid)];
@@ -385,29 +387,37 @@ impl World {
                 std::thread::sleep(Duration::from_millis(1));
             }
             let source = s.spawn(|| {
-                let sent = host[0].inside(|| measure::tcp_source(to, duration, &stage.stop));
+                let sent = host[0].inside(|| measure::tcp_source(to, duration));
                 // What is under way may still arrive.
                 std::thread::sleep(Duration::from_millis(300));
                 done.store(true, Ordering::Release);
                 sent
             });
+            // In short runs, so that losses can be shown while they happen.
             let pinger = s.spawn(|| {
-                let count = (duration.as_millis() / 20).max(1) as u64;
-                let plan = PingPlan { count, timeout: Duration::from_millis(500), ..PingPlan::default() };
-                host[0].inside(|| measure::ping(to.ip(), plan))
+                let plan = PingPlan { timeout: Duration::from_millis(500), ..PingPlan::default() };
+                let mut all = Pings::default();
+                while !done.load(Ordering::Acquire) {
+                    all.add(&host[0].inside(|| measure::ping(to.ip(), plan))?);
+                    echoes.store(all.sent, Ordering::Relaxed);
+                    lost.store(all.lost(), Ordering::Relaxed);
+                }
+                Ok::<_, Error>(all)
             });
-            let (start, mut last) = (Instant::now(), 0);
+            let (start, mut last) = (Instant::now(), (Instant::now(), 0));
             while !source.is_finished() {
                 std::thread::sleep(Duration::from_millis(250));
-                let bytes = received.load(Ordering::Relaxed);
-                let rate = (bytes - last) as f64 * 8.0 / 0.25 / 1e9;
-                last = bytes;
+                let (at, bytes) = (Instant::now(), received.load(Ordering::Relaxed));
+                let rate = (bytes - last.1) as f64 * 8.0 / (at - last.0).as_secs_f64() / 1e9;
+                last = (at, bytes);
                 let paths = near.direct_paths(peer).map_or(0, |p| p.len());
                 stage.bar.set_message(format!(
-                    "TCP {:4.1} of {} s: {rate:.2} Gbit/s, {:.2} GB, {paths} direct paths",
+                    "TCP {:4.1} of {} s: {rate:.2} Gbit/s, {:.2} GB, {} of {} echoes lost, {paths} direct paths",
                     start.elapsed().as_secs_f64(),
                     duration.as_secs(),
-                    bytes as f64 / 1e9
+                    bytes as f64 / 1e9,
+                    lost.load(Ordering::Relaxed),
+                    echoes.load(Ordering::Relaxed),
                 ));
             }
             (join(sink), join(source), join(pinger))
@@ -417,7 +427,7 @@ impl World {
             (Ok(sunk), Ok(retransmits)) => (sunk, retransmits),
             (Err(e), _) | (_, Err(e)) => {
                 seen.failures.push(format!("TCP transfer: {e}"));
-                return if stage.stop.load(Ordering::Acquire) { Err(Error::Interrupted) } else { Ok(()) };
+                return Ok(());
             }
         };
         if sunk.bytes == 0 {
@@ -443,7 +453,7 @@ impl World {
             while !ready.load(Ordering::Acquire) && !sink.is_finished() {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let sent = host[0].inside(|| measure::udp_flood(to, UDP_SIZE, duration, &stage.stop));
+            let sent = host[0].inside(|| measure::udp_flood(to, UDP_SIZE, duration));
             std::thread::sleep(Duration::from_millis(200));
             done.store(true, Ordering::Release);
             (join(sink), sent)

@@ -34,7 +34,7 @@ fn a_transfer_counts_every_byte() {
         while !ready.load(std::sync::atomic::Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        a.inside(|| measure::tcp_source(at, Duration::from_millis(200), &stop)).unwrap();
+        a.inside(|| measure::tcp_source(at, Duration::from_millis(200))).unwrap();
         sink.join().unwrap().unwrap()
     });
     assert!(moved.bytes > 1_000_000, "{moved:?}");
