@@ -3,6 +3,7 @@
 // spec: paths, "Created by WHOIS"
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use wire::message::Whois as WhoisMessage;
@@ -28,6 +29,8 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(crate) struct Whois {
     asked: BTreeMap<Address, Asked>,
+    /// How many of them are for packets of our own.
+    asked_ours: usize,
     strangers: Bucket,
     ours: Bucket,
 }
@@ -35,13 +38,22 @@ pub(crate) struct Whois {
 impl Whois {
     /// The question about `address` may be put now, as far as its own gate is concerned. Registers it.
     fn due(&mut self, address: Address, ours: bool, now_ms: u64) -> bool {
-        if !self.asked.contains_key(&address)
-            && self.asked.values().filter(|a| a.ours == ours).count() >= WHOIS_PENDING_MAX
-        {
-            return false;
+        let room = match ours {
+            true => self.asked_ours < WHOIS_PENDING_MAX,
+            false => self.asked.len() - self.asked_ours < WHOIS_PENDING_MAX,
+        };
+        let entry = match self.asked.entry(address) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if !room => return false,
+            Entry::Vacant(entry) => {
+                self.asked_ours += usize::from(ours);
+                entry.insert(Asked { last: Stamp::NEVER, ours })
+            }
+        };
+        if ours && !entry.ours && room {
+            entry.ours = true;
+            self.asked_ours += 1;
         }
-        let entry = self.asked.entry(address).or_insert(Asked { last: Stamp::NEVER, ours });
-        entry.ours |= ours;
         entry.last.pass(WHOIS_RETRY_MS, now_ms)
     }
 
@@ -61,7 +73,11 @@ impl Whois {
     }
 
     fn expire(&mut self, now_ms: u64) {
-        self.asked.retain(|_, a| a.last.within(REPLY_TIMEOUT_MS, now_ms));
+        self.asked.retain(|_, a| {
+            let keep = a.last.within(REPLY_TIMEOUT_MS, now_ms);
+            self.asked_ours -= usize::from(!keep && a.ours);
+            keep
+        });
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -156,5 +172,28 @@ impl Node {
         self.peers.insert(peer);
         self.prove_wanted(now);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_of_strangers_and_ours_are_counted_apart_and_each_kind_is_bounded() {
+        let mut whois = Whois::default();
+        let due = |whois: &mut Whois, from: u64, ours| {
+            (from..from + 3000).filter(|&n| whois.due(Address::from_u64(n), ours, 0)).count()
+        };
+        assert_eq!(due(&mut whois, 1, false), WHOIS_PENDING_MAX);
+        // What strangers asked for becomes ours, which makes room for strangers, but not for more of ours.
+        (1..=500).for_each(|n| assert!(!whois.due(Address::from_u64(n), true, 1), "just asked"));
+        assert_eq!((whois.len(), whois.asked_ours), (WHOIS_PENDING_MAX, 500));
+        assert_eq!(due(&mut whois, 10_000, true), WHOIS_PENDING_MAX - 500);
+        assert_eq!(due(&mut whois, 20_000, false), 500);
+        (501..=1024).for_each(|n| assert!(!whois.due(Address::from_u64(n), true, 1)));
+        assert_eq!((whois.len(), whois.asked_ours), (2 * WHOIS_PENDING_MAX, WHOIS_PENDING_MAX));
+        whois.expire(REPLY_TIMEOUT_MS);
+        assert_eq!((whois.len(), whois.asked_ours), (0, 0));
     }
 }
