@@ -85,7 +85,7 @@ numbers! {
         whois_answer_gated;
         /// OK(WHOIS) from somebody who is no upstream, or identities nobody asked for.
         whois_answer_refused;
-        /// ECHO over the gate of its path or of the node.
+        /// ECHO over the gate of its peer, its path or the node.
         echo_gated;
         /// OK to a packet we did not send, or sent too long ago, or had answered already.
         reply_unexpected;
@@ -151,6 +151,8 @@ numbers! {
         watched_full;
         /// Requests refused because a table of gates had no room.
         gates_full;
+        /// Paths whose gates were forgotten to make room for others.
+        path_gates_evicted;
         /// Datagrams not sent because the identity collided with another and was given up.
         halted;
         /// Outputs lost because the caller did not drain them.

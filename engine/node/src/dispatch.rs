@@ -7,10 +7,13 @@ use wire::message::{OkMessage, OkWhois, UserMessage, Whois};
 use wire::{Address, Malformed, Now, Verb};
 
 use crate::Node;
+use crate::gate::Rate;
 use crate::io::{Event, Output};
 use crate::limits;
 use crate::peer::Proof;
 use crate::send::Arrival;
+
+const ECHO_ANSWERS: Rate = Rate::per_second(limits::ECHO_ANSWERS_PER_PEER_PER_S);
 
 /// What a handled packet proves about its sender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +84,8 @@ impl Node {
     }
 
     fn echo(&mut self, now: Now, arrival: &Arrival, from: Address, id: u64, payload: &[u8]) -> Heard {
-        if !self.gates.echo(arrival.path, now.ms()) {
+        let of_peer = || self.peers.get_mut(from).is_some_and(|p| p.echo_answers.take(ECHO_ANSWERS, now.ms()));
+        if !self.gates.echo(arrival.path, now.ms(), of_peer) {
             self.counters.echo_gated += 1;
             return Heard::NO;
         }

@@ -22,6 +22,8 @@ const PUSH_PROBES: Rate = Rate::per_second(PUSH_PROBES_PER_S);
 #[derive(Debug, Default)]
 struct PathGate {
     last_used: Stamp,
+    /// Its place in the order of use.
+    turn: u64,
     echo: Stamp,
     hello: Bucket,
     relayed: Bucket,
@@ -33,7 +35,9 @@ struct PathGate {
 #[derive(Debug, Default)]
 pub(crate) struct Gates {
     paths: BTreeMap<Path, PathGate>,
-    last_sweep: Stamp,
+    /// The paths in the order of their last use.
+    turns: BTreeMap<u64, Path>,
+    next_turn: u64,
     prefixes: BTreeMap<IpAddr, u64>,
     errors: BTreeMap<(Address, u8, NetworkId), u64>,
     echo_answers: Bucket,
@@ -44,40 +48,60 @@ pub(crate) struct Gates {
     push_probes: Bucket,
     /// Refusals for lack of room.
     pub(crate) full: u64,
+    /// Paths whose gates went to make room.
+    pub(crate) evicted: u64,
 }
 
 impl Gates {
-    /// The gates of a path over which something authenticated came. `None` if there is no room for more paths.
-    fn path(&mut self, path: Path, now_ms: u64) -> Option<&mut PathGate> {
-        if self.paths.len() >= PATH_GATES_MAX && !self.paths.contains_key(&path) {
-            if self.last_sweep.pass(1000, now_ms) {
-                self.expire(now_ms);
-            }
-            if self.paths.len() >= PATH_GATES_MAX {
-                self.full += 1;
-                return None;
-            }
+    /// The gates of a path over which something authenticated came. When there is no room for more paths, the one used
+    /// least recently goes: its gates open again, which the gates of the peer and of the node make up for.
+    fn path(&mut self, path: Path, now_ms: u64) -> &mut PathGate {
+        if self.paths.len() >= PATH_GATES_MAX
+            && !self.paths.contains_key(&path)
+            && let Some((_, oldest)) = self.turns.pop_first()
+        {
+            self.paths.remove(&oldest);
+            self.evicted += 1;
         }
+        self.next_turn += 1;
         let gate = self.paths.entry(path).or_default();
+        self.turns.remove(&gate.turn);
+        self.turns.insert(self.next_turn, path);
+        gate.turn = self.next_turn;
         gate.last_used.set(now_ms);
-        Some(gate)
+        gate
     }
 
-    /// An ECHO over `path` may be answered.
-    pub(crate) fn echo(&mut self, path: Path, now_ms: u64) -> bool {
-        let Some(gate) = self.path(path, now_ms) else { return false };
-        gate.echo.pass(ECHO_GATE_MS, now_ms) && self.echo_answers.take(ECHO_ANSWERS, now_ms)
+    /// The gates of a path and of the peer that sent over it, the cheaper one first: a closed path costs the peer nothing,
+    /// and a path not seen yet takes up no room without the peer's leave.
+    fn both(
+        &mut self,
+        path: Path,
+        now_ms: u64,
+        of_peer: impl FnOnce() -> bool,
+        of_path: impl FnOnce(&mut PathGate) -> bool,
+    ) -> bool {
+        if self.paths.contains_key(&path) {
+            return of_path(self.path(path, now_ms)) && of_peer();
+        }
+        of_peer() && of_path(self.path(path, now_ms))
     }
 
-    /// A HELLO of a known identity over `path` may be answered, as far as the path is concerned.
-    pub(crate) fn hello(&mut self, path: Path, now_ms: u64) -> bool {
-        self.path(path, now_ms).is_some_and(|gate| gate.hello.take(HELLO_ANSWERS, now_ms))
+    /// An ECHO over `path` may be answered. `of_peer` is the gate of who sent it.
+    pub(crate) fn echo(&mut self, path: Path, now_ms: u64, of_peer: impl FnOnce() -> bool) -> bool {
+        self.both(path, now_ms, of_peer, |gate| gate.echo.pass(ECHO_GATE_MS, now_ms))
+            && self.echo_answers.take(ECHO_ANSWERS, now_ms)
+    }
+
+    /// A HELLO of a known identity over `path` may be answered. `of_peer` is the gate of who sent it.
+    pub(crate) fn hello(&mut self, path: Path, now_ms: u64, of_peer: impl FnOnce() -> bool) -> bool {
+        self.both(path, now_ms, of_peer, |gate| gate.hello.take(HELLO_ANSWERS, now_ms))
     }
 
     /// A head from `path`, whose source has proved that path, may be relayed. The port does not count: a peer's sockets
     /// share one allowance.
     pub(crate) fn relay_head(&mut self, path: Path, now_ms: u64) -> bool {
-        let Some(gate) = self.path(host(path), now_ms) else { return false };
+        let gate = self.path(host(path), now_ms);
         gate.relayed_head.set(now_ms);
         gate.relayed.take(RELAYED, now_ms)
     }
@@ -147,7 +171,13 @@ impl Gates {
 
     /// Forgets gates that have been idle for so long that they are open again.
     pub(crate) fn expire(&mut self, now_ms: u64) {
-        self.paths.retain(|_, gate| gate.last_used.within(PATH_GATE_IDLE_MS, now_ms));
+        self.paths.retain(|_, gate| {
+            let keep = gate.last_used.within(PATH_GATE_IDLE_MS, now_ms);
+            if !keep {
+                self.turns.remove(&gate.turn);
+            }
+            keep
+        });
         self.prefixes.retain(|_, at| now_ms.saturating_sub(*at) < IDENTITY_GATE_MS);
         self.errors.retain(|_, at| now_ms.saturating_sub(*at) < ERROR_GATE_MS);
     }
@@ -184,8 +214,12 @@ mod tests {
     #[test]
     fn echoes_are_answered_every_166_ms_per_path_and_500_times_a_second_in_all() {
         let mut gates = Gates::default();
-        assert!(gates.echo(path(1), 0) && !gates.echo(path(1), 165) && gates.echo(path(1), 166));
-        let answered = (2..2000).filter(|&n| gates.echo(path(n), 166)).count();
+        assert!(
+            gates.echo(path(1), 0, || true)
+                && !gates.echo(path(1), 165, || panic!("not asked"))
+                && gates.echo(path(1), 166, || true)
+        );
+        let answered = (2..2000).filter(|&n| gates.echo(path(n), 166, || true)).count();
         assert!((480..=ECHO_ANSWERS_PER_S as usize).contains(&answered), "{answered}");
     }
 
@@ -207,14 +241,26 @@ mod tests {
         let mut gates = Gates::default();
         for n in 0..2 * PATH_GATES_MAX as u32 {
             gates.identity(IpAddr::from((n << 8).to_be_bytes()), u64::from(n) * 51);
-            gates.hello(path(n), 5000);
+            gates.hello(path(n), 5000, || true);
             gates.error(Address::from_u64(u64::from(n)), 5, NetworkId(1), 5000);
         }
         let [paths, prefixes, errors] = gates.sizes();
         assert!(prefixes <= IDENTITY_PREFIXES_MAX);
         assert_eq!((paths, errors), (PATH_GATES_MAX, ERROR_GATE_MAX));
-        assert!(!gates.hello(path(1 << 24), 5000));
-        assert!(gates.hello(path(1 << 24), 5000 + PATH_GATE_IDLE_MS));
+        assert_eq!((gates.turns.len(), gates.evicted), (PATH_GATES_MAX, PATH_GATES_MAX as u64));
+        gates.expire(5000 + PATH_GATE_IDLE_MS);
+        assert_eq!((gates.paths.len(), gates.turns.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_new_path_takes_the_place_of_the_one_used_least_recently() {
+        let mut gates = Gates::default();
+        (0..PATH_GATES_MAX as u32).for_each(|n| assert!(gates.hello(path(n), 5000, || true)));
+        assert!(gates.hello(path(0), 5000, || true), "used again");
+        assert!(gates.hello(path(1 << 24), 5000, || true), "and a new one");
+        assert!(!gates.hello(path(2 << 24), 5000, || false), "nothing goes for it");
+        assert!(gates.paths.contains_key(&path(0)) && !gates.paths.contains_key(&path(1)));
+        assert_eq!((gates.paths.len(), gates.full, gates.evicted), (PATH_GATES_MAX, 0, 1));
     }
 
     #[test]

@@ -196,8 +196,8 @@ impl Node {
     }
 
     fn may_answer_hello(&mut self, now: Now, arrival: &Arrival, from: Address) -> bool {
-        let per_path = self.gates.hello(arrival.path, now.ms());
-        let may = per_path && self.peers.get_mut(from).is_some_and(|p| p.hello_answers.take(HELLO_ANSWERS, now.ms()));
+        let of_peer = || self.peers.get_mut(from).is_some_and(|p| p.hello_answers.take(HELLO_ANSWERS, now.ms()));
+        let may = self.gates.hello(arrival.path, now.ms(), of_peer);
         self.counters.hello_over_rate += u64::from(!may);
         may
     }

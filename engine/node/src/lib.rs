@@ -194,6 +194,7 @@ impl Node {
             dropped_fragment: parts.malformed + parts.disagreeing + parts.oversized + parts.expired + parts.evicted,
             expected_full: self.expectations.evicted,
             gates_full: self.gates.full,
+            path_gates_evicted: self.gates.evicted,
             ..self.counters.clone()
         }
     }

@@ -61,6 +61,8 @@ pub const HOUSEKEEPING_MS: u64 = 30_000;
 
 /// ECHO answers per path. ms, spec.
 pub const ECHO_GATE_MS: u64 = 166;
+/// ECHO answers per peer, one for each slot it can have. 1/s, ours.
+pub const ECHO_ANSWERS_PER_PEER_PER_S: u32 = 64;
 /// ECHO answers per node. 1/s, spec.
 pub const ECHO_ANSWERS_PER_S: u32 = 500;
 /// HELLO answers per path to known identities. 1/s, spec.
@@ -99,7 +101,7 @@ pub const WHOIS_ADDRESSES_MAX: usize = 16;
 pub const ERROR_GATE_MS: u64 = 1_000;
 /// Entries of the ERROR gate. ours.
 pub const ERROR_GATE_MAX: usize = 4_096;
-/// Paths whose gates are remembered. ours.
+/// Paths whose gates are remembered; the one used least recently goes. ours.
 pub const PATH_GATES_MAX: usize = 131_072;
 /// The gates of a path are forgotten after this much silence. ms, ours.
 pub const PATH_GATE_IDLE_MS: u64 = 30_000;

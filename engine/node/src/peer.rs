@@ -83,6 +83,7 @@ pub(crate) struct Peer {
     pub(crate) last_echo_out: Stamp,
     /// Last time the networks heard of frames that shards carry.
     pub(crate) last_activity: Stamp,
+    pub(crate) echo_answers: Bucket,
     pub(crate) hello_answers: Bucket,
     pub(crate) challenges: Bucket,
     /// Unconfirmed paths probed within the last second.
@@ -119,6 +120,7 @@ impl Peer {
             last_frame_out: Stamp::NEVER,
             last_echo_out: Stamp::NEVER,
             last_activity: Stamp::NEVER,
+            echo_answers: Bucket::default(),
             hello_answers: Bucket::default(),
             challenges: Bucket::default(),
             challenged: Vec::new(),

@@ -134,6 +134,24 @@ fn strangers_are_at_most_4096_and_the_longest_silent_goes() {
 }
 
 #[test]
+fn a_peer_that_echoes_from_every_port_is_answered_64_times_a_second_and_takes_up_as_many_gates() {
+    let (mut b, _) = Bench::leaf();
+    let (p, q) = (b.actor(10), b.actor(11));
+    b.befriend(p, 5, AT_P);
+    b.befriend(q, 5, "44.8.8.8:9993");
+    b.advance(2000);
+    b.take();
+    let before = b.node.gauges().path_gates;
+    for port in 1..=5000 {
+        b.receive(p, 5, &format!("44.9.9.9:{port}"), Verb::Echo, b"");
+    }
+    assert_eq!(only(&b.take_to(p), Verb::Ok).len(), ECHO_ANSWERS_PER_PEER_PER_S as usize);
+    assert!(b.node.gauges().path_gates <= before + ECHO_ANSWERS_PER_PEER_PER_S as usize);
+    b.receive(q, 5, "44.8.8.8:1", Verb::Echo, b"");
+    assert_eq!(only(&b.take_to(q), Verb::Ok).len(), 1, "others are none the worse");
+}
+
+#[test]
 fn unknown_paths_are_challenged_4_times_a_second_per_peer_and_200_times_in_all() {
     let (mut b, _) = Bench::leaf();
     let peers: Vec<Address> = (0..100).map(|n| b.actor(100 + n)).collect();
