@@ -299,8 +299,12 @@ impl Node {
         if n == 0 { 0 } else { self.rng.next_u64() % n }
     }
 
+    /// Hands out one thing to do. What the tables count as told or asked must not be lost, and they bound it; the rest is
+    /// as lossy as a network.
     fn output(&mut self, output: Output) {
-        if self.outputs.len() >= limits::OUTPUTS_MAX {
+        use Output::*;
+        let kept = matches!(output, Plan(_) | NetworkChanged(_) | Prove { .. });
+        if !kept && self.outputs.len() >= limits::OUTPUTS_MAX {
             self.counters.outputs_full += 1;
             return;
         }
@@ -309,5 +313,32 @@ impl Node {
 
     fn event(&mut self, event: Event) {
         self.output(Output::Event(event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::NetworkId;
+
+    pub(crate) fn node() -> Node {
+        let key = zeroize::Zeroizing::new([1; 64]);
+        let own = SecretIdentity::from_parts(Address::from_u64(0x10_0000_0001), key);
+        Node::new(Now::at_ms(1000), Arc::new(own), Settings::default(), [1; 32])
+    }
+
+    #[test]
+    fn outputs_nobody_drains_are_bounded_but_what_the_shards_must_hear_is_kept() {
+        let (mut node, now) = (node(), Now::at_ms(1000));
+        let (network, member) = (NetworkId(7), Address::from_u64(2));
+        for _ in 0..limits::OUTPUTS_MAX + 10 {
+            node.emit(None, "192.0.2.1:1".parse().unwrap(), None, vec![0]);
+        }
+        assert_eq!((node.outputs.len(), node.counters.outputs_full), (limits::OUTPUTS_MAX, 10));
+        node.event(Event::Online);
+        assert_eq!((node.outputs.len(), node.counters.outputs_full), (limits::OUTPUTS_MAX, 11));
+        node.plan_member(now, network, member, false);
+        let last = node.outputs.back();
+        assert!(matches!(last, Some(Output::Plan(PlanChange::Member { allowed: false, .. }))), "{last:?}");
     }
 }

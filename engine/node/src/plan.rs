@@ -56,12 +56,14 @@ impl Node {
             }
             None => {
                 self.plan.networks.remove(&id);
+                let mut gone = Vec::new();
                 for (&peer, networks) in &mut self.plan.members {
                     if networks.remove(&id) && networks.is_empty() && self.plan.peers.remove(&peer).is_some() {
-                        self.outputs.push_back(Output::Plan(PlanChange::PeerGone(peer)));
+                        gone.push(peer);
                     }
                 }
                 self.plan.members.retain(|_, networks| !networks.is_empty());
+                gone.into_iter().for_each(|peer| self.output(Output::Plan(PlanChange::PeerGone(peer))));
                 PlanChange::NetworkGone(id)
             }
         };
