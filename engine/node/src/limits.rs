@@ -91,7 +91,7 @@ pub const IDENTITY_PREFIXES_MAX: usize = 1_024;
 pub const PROOF_QUEUE_MAX: usize = 64;
 /// A worker that has not answered by then never will. ms, ours.
 pub const PROOF_TIMEOUT_MS: u64 = 30_000;
-/// Addresses whose proof of work failed, refused from then on. ours.
+/// Identities whose proof of work failed, refused from then on; the oldest goes. ours.
 pub const REFUSED_IDENTITIES_MAX: usize = 1_024;
 /// WHOIS answers per asking peer, unless we are an upstream. ms, spec.
 pub const WHOIS_ANSWER_GATE_MS: u64 = 100;
@@ -216,8 +216,10 @@ pub const ALWAYS_CONTACT_MS: u64 = 28_000;
 pub const UPSTREAM_HYSTERESIS_PERCENT: u64 = 20;
 /// An upstream must have been heard within this time to rank as alive: 3 probe intervals. ms, spec.
 pub const UPSTREAM_FRESH_MS: u64 = 3 * PATH_HEARTBEAT_MS;
-/// Moons held or wanted. ours.
-pub const MOONS_MAX: usize = 64;
+/// Moons held and wanted. ours.
+pub const MOONS_MAX: usize = 32;
+/// Two upstreams must report a collision of our identity within this time. ms, ours.
+pub const COLLISION_REPORTS_MS: u64 = 600_000;
 /// HELLO to a hint of the operator for a peer without path. ms, spec "try memorised path".
 pub const HINT_MS: u64 = 30_000;
 
@@ -250,5 +252,5 @@ pub const AUTHORISED_MAX: usize = 65_536;
 
 // Outputs.
 
-/// Outputs that wait for the caller. ours.
+/// Outputs that wait for the caller, those the shards must hear excepted. ours.
 pub const OUTPUTS_MAX: usize = 65_536;

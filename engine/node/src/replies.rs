@@ -112,7 +112,7 @@ impl Node {
             self.counters.reply_unexpected += 1;
             return;
         }
-        let confirmed = self.roots.collision_reported(from);
+        let confirmed = self.roots.collision_reported(from, now.ms());
         self.event(Event::IdentityCollision { reporter: from, confirmed });
         if confirmed && !self.halted {
             self.halted = true;

@@ -42,7 +42,8 @@ pub(crate) struct Roots {
     upstreams: BTreeMap<Address, Upstream>,
     is_upstream: bool,
     best: Option<Address>,
-    collisions: BTreeSet<Address>,
+    /// Which upstream said when that another node has our address.
+    collisions: BTreeMap<Address, u64>,
 }
 
 impl Roots {
@@ -55,7 +56,7 @@ impl Roots {
             upstreams: BTreeMap::new(),
             is_upstream: false,
             best: None,
-            collisions: BTreeSet::new(),
+            collisions: BTreeMap::new(),
         }
     }
 
@@ -87,7 +88,8 @@ impl Roots {
 
     /// Takes a moon from our own disk. False if there are too many.
     pub(crate) fn install_moon(&mut self, world: World) -> bool {
-        if self.moons.len() >= MOONS_MAX && !self.moons.contains_key(&world.id) {
+        let known = self.moons.contains_key(&world.id) || self.wanted.contains_key(&world.id);
+        if !known && self.moons_full() {
             return false;
         }
         self.wanted.remove(&world.id);
@@ -96,9 +98,13 @@ impl Roots {
         true
     }
 
+    fn moons_full(&self) -> bool {
+        self.moons.len() + self.wanted.len() >= MOONS_MAX
+    }
+
     /// Waits for a moon that `seed` will bring.
     pub(crate) fn orbit(&mut self, moon: u64, seed: Address) -> bool {
-        if self.moons.contains_key(&moon) || self.wanted.len() >= MOONS_MAX {
+        if self.moons.contains_key(&moon) || !self.wanted.contains_key(&moon) && self.moons_full() {
             return false;
         }
         self.wanted.insert(moon, seed);
@@ -245,9 +251,11 @@ impl Roots {
     }
 
     /// An upstream says that another node has our address. True once that is beyond doubt.
-    pub(crate) fn collision_reported(&mut self, by: Address) -> bool {
-        self.collisions.insert(by);
-        self.collisions.len() >= 2.min(self.upstreams.len())
+    pub(crate) fn collision_reported(&mut self, by: Address, now_ms: u64) -> bool {
+        self.collisions.insert(by, now_ms);
+        let fresh = |at: u64| now_ms.saturating_sub(at) < COLLISION_REPORTS_MS;
+        self.collisions.retain(|a, at| self.upstreams.contains_key(a) && fresh(*at));
+        self.collisions.len() >= 2.min(self.upstreams.len()).max(1)
     }
 }
 
@@ -283,4 +291,46 @@ fn rank(peer: &Peer, now_ms: u64) -> Rank {
         false => slot.latency_us.map_or(UNKNOWN_LATENCY_MS * 1000, u64::from),
     };
     Rank { stale, unreachable: false, measure }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::{Root, Signature};
+
+    fn world(kind: WorldKind, id: u64, roots: &[u64]) -> World {
+        let root = |&n: &u64| Root { identity: Identity::from_parts(Address::from_u64(n), [1; 64]), endpoints: vec![] };
+        let roots = roots.iter().map(root).collect();
+        World { kind, id, timestamp: 1, update_key: [0; 64], signature: Signature([0; 96]), roots }
+    }
+
+    #[test]
+    fn moons_held_and_wanted_are_32_together() {
+        let mut roots = Roots::new(Address::from_u64(1));
+        for n in 0..20 {
+            assert!(roots.install_moon(world(WorldKind::Moon, n, &[])));
+        }
+        let wanted = (100..200).filter(|&n| roots.orbit(n, Address::from_u64(2))).count();
+        assert_eq!(wanted, MOONS_MAX - 20);
+        assert!(!roots.install_moon(world(WorldKind::Moon, 50, &[])));
+        assert!(
+            roots.install_moon(world(WorldKind::Moon, 0, &[])) && roots.install_moon(world(WorldKind::Moon, 100, &[]))
+        );
+        assert_eq!(roots.moons.len() + roots.wanted.len(), MOONS_MAX);
+        assert!(roots.deorbit(0) && roots.orbit(200, Address::from_u64(2)));
+    }
+
+    #[test]
+    fn a_collision_takes_two_present_upstreams_within_ten_minutes() {
+        let mut roots = Roots::new(Address::from_u64(1));
+        let [a, b, c] = [2, 3, 4].map(Address::from_u64);
+        roots.install_planet(world(WorldKind::Planet, 1, &[2, 3, 4]));
+        assert!(!roots.collision_reported(a, 0) && !roots.collision_reported(a, 1000));
+        assert!(!roots.collision_reported(b, 1000 + COLLISION_REPORTS_MS), "too late");
+        assert!(roots.collision_reported(c, 2000 + COLLISION_REPORTS_MS));
+        let mut roots = Roots::new(Address::from_u64(1));
+        roots.install_planet(world(WorldKind::Planet, 1, &[3, 4]));
+        assert!(!roots.collision_reported(a, 0) && !roots.collision_reported(b, 1), "the first is no upstream");
+        assert!(roots.collision_reported(c, 2));
+    }
 }
