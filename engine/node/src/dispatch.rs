@@ -145,9 +145,9 @@ impl Node {
         Ok(Heard::YES)
     }
 
-    /// Sends an ERROR unless the same was just sent.
+    /// Sends an ERROR unless the same was just sent. Networks that we are not in count as one: their IDs are free.
     pub(crate) fn send_error(&mut self, now: Now, arrival: &Arrival, to: Address, in_re: InRe, code: ErrorCode<'_>) {
-        let network = code.network().unwrap_or_default();
+        let network = code.network().filter(|id| self.networks.get(*id).is_some()).unwrap_or_default();
         if !self.gates.error(to, code.number(), network, now.ms()) {
             self.counters.error_gated += 1;
             return;

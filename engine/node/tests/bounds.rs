@@ -279,6 +279,20 @@ fn a_refused_request_is_answered_by_one_error_a_second() {
 }
 
 #[test]
+fn requests_for_ever_new_networks_cause_one_error_a_second_and_one_entry() {
+    let (mut b, _) = Bench::leaf();
+    let p = b.actor(10);
+    b.befriend(p, 5, AT_P);
+    for n in 0..5000 {
+        let mut payload = Vec::new();
+        ConfigRequest { network: NetworkId(n), metadata: b"", revision: 0, timestamp: 0 }.write(&mut payload);
+        b.receive(p, 5, AT_P, Verb::NetworkConfigRequest, &payload);
+    }
+    assert_eq!(only(&b.take_to(p), Verb::Error).len(), 1);
+    assert_eq!((b.node.gauges().error_gates, b.node.counters().error_gated), (1, 4999));
+}
+
+#[test]
 fn a_frame_that_comes_twice_is_delivered_once() {
     let (mut b, _) = Bench::leaf();
     b.join_open();
@@ -461,12 +475,15 @@ fn a_root_that_passes_on_to_its_own_upstream_introduces_once_in_30_s() {
 #[test]
 fn a_root_holds_more_strangers_than_a_leaf() {
     let mut b = root();
-    for n in 0..300u64 {
+    let many = STRANGERS_MAX + 50;
+    for n in 0..many as u64 {
         let p = b.actor(1000 + n);
         b.receive_hello(p, 5, &format!("45.{}.{}.1:9993", n / 250, n % 250));
+        b.actors.remove(&p);
         b.advance(50);
+        b.take();
     }
-    assert_eq!(b.node.gauges().peers, 300);
+    assert_eq!((b.node.gauges().peers, b.node.counters().peers_evicted), (many, 0));
     assert!(b.node.is_upstream() && b.node.is_online());
 }
 
