@@ -89,6 +89,13 @@ impl Cache {
         Some(peer)
     }
 
+    /// Forgets this identity; another one of the same address stays.
+    pub(crate) fn remove_identity(&mut self, identity: &Identity) {
+        if self.peers.get(&identity.address()).is_some_and(|p| p.identity == *identity) {
+            self.remove(identity.address());
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.peers.len()
     }

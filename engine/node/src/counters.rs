@@ -75,6 +75,8 @@ numbers! {
         hello_over_rate;
         /// Identities whose proof of work is wrong.
         identity_proof_failed;
+        /// Refused identities forgotten to make room for others.
+        refused_forgotten;
         /// Packets of unknown senders not held: too many.
         waiting_full;
         /// Packets of unknown senders dropped because nobody knew the sender.

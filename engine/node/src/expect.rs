@@ -15,8 +15,9 @@ use crate::limits::*;
 pub(crate) struct Expected {
     pub(crate) verb: Verb,
     pub(crate) peer: Address,
-    /// The endpoint it was sent to: the peer's own or a relay's.
-    pub(crate) remote: SocketAddr,
+    /// The peer's own endpoint that it was sent to. `None`: it went by a relay, and no reply proves a path, because a
+    /// relay that hides its hops looks like the peer.
+    pub(crate) remote: Option<SocketAddr>,
     /// The socket it left from; `None`: from all links.
     pub(crate) socket: Option<LocalSocketId>,
     pub(crate) sent_us: u64,
@@ -56,7 +57,7 @@ impl Expectations {
         verb: Verb,
         peer: Address,
         socket: Option<LocalSocketId>,
-        remote: SocketAddr,
+        remote: Option<SocketAddr>,
         cookie: Option<[u8; 8]>,
         now: wire::Now,
     ) {
@@ -109,7 +110,7 @@ impl Expectations {
         if per_socket {
             e.answered.push(socket);
         }
-        let proves_path = e.remote == remote && e.socket.is_none_or(|s| s == socket);
+        let proves_path = e.remote == Some(remote) && e.socket.is_none_or(|s| s == socket);
         let matched = Matched { verb: e.verb, sent_us: e.sent_us, cookie: e.cookie, proves_path };
         e.replies_left -= 1;
         if e.replies_left == 0 {
@@ -148,7 +149,7 @@ mod tests {
 
     fn register(e: &mut Expectations, id: u64, verb: Verb, socket: Option<LocalSocketId>) {
         let remote = REMOTE.parse().unwrap();
-        e.register(id, verb, Address::from_u64(1), socket, remote, None, Now::at_ms(1000));
+        e.register(id, verb, Address::from_u64(1), socket, Some(remote), None, Now::at_ms(1000));
     }
 
     fn matched(e: &mut Expectations, id: u64, verb: Verb, peer: u64, socket: u64, ms: u64) -> Option<Matched> {
@@ -174,6 +175,13 @@ mod tests {
             assert!(matched(&mut e, 7, Verb::Hello, 1, socket, 1001).unwrap().proves_path);
             assert!(matched(&mut e, 7, Verb::Hello, 1, socket, 1001).is_none());
         }
+    }
+
+    #[test]
+    fn a_reply_to_what_went_by_a_relay_proves_no_path() {
+        let mut e = Expectations::default();
+        e.register(7, Verb::Echo, Address::from_u64(1), Some(LocalSocketId(3)), None, None, Now::at_ms(1000));
+        assert!(!matched(&mut e, 7, Verb::Echo, 1, 3, 1001).unwrap().proves_path);
     }
 
     #[test]

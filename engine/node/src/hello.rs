@@ -26,6 +26,18 @@ const HELLO_ANSWERS: Rate = Rate::per_second(HELLO_ANSWERS_PER_PEER_PER_S);
 impl Node {
     /// Introduces us to `to` at an endpoint; without a socket from all links.
     pub(crate) fn send_hello(&mut self, now: Now, to: Address, socket: Option<LocalSocketId>, remote: SocketAddr) {
+        self.send_hello_over(now, to, socket, remote, false);
+    }
+
+    /// The same; `relayed` if the endpoint is not that of `to` but of a relay.
+    pub(crate) fn send_hello_over(
+        &mut self,
+        now: Now,
+        to: Address,
+        socket: Option<LocalSocketId>,
+        remote: SocketAddr,
+        relayed: bool,
+    ) {
         let Some(keys) = self.peers.get(to).map(|p| p.keys.clone()) else { return };
         let id = self.random_id();
         let mut bytes = packet::head(id, to, self.address(), Verb::Hello as u8);
@@ -44,7 +56,8 @@ impl Node {
         // spec: wire, "Which suite the reference sends": always in clear, always one packet
         let sent = self.seal_and_emit(to, bytes, socket, remote, None, Some(Suite::Poly1305));
         if let Some(id) = sent {
-            self.expectations.register(id, Verb::Hello, to, socket, remote, None, now);
+            let own = (!relayed).then_some(remote);
+            self.expectations.register(id, Verb::Hello, to, socket, own, None, now);
         }
         self.touch(to, socket, remote, now.ms());
     }
@@ -104,7 +117,7 @@ impl Node {
     }
 
     fn new_identity(&mut self, now: Now, arrival: &Arrival, identity: Identity, bytes: &mut [u8]) {
-        if self.proofs.is_refused(identity.address()) {
+        if self.proofs.is_refused(&identity) {
             self.counters.identity_proof_failed += 1;
             return;
         }

@@ -1,7 +1,7 @@
 //! Proofs of work: identities that a worker is to check, because one check takes 25 ms. Newcomers wait for the verdict;
 //! peers told by an upstream are used meanwhile. // spec: paths, "Hardening bounds", new identities
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use wire::{Address, Identity, Keys, Now};
@@ -17,14 +17,13 @@ enum Question {
     /// Its HELLO waits here, opened.
     Newcomer { arrival: Arrival, identity: Identity, keys: Arc<Keys>, hello: Vec<u8> },
     /// It is a peer already.
-    Peer(Address),
+    Peer(Identity),
 }
 
 impl Question {
     fn address(&self) -> Address {
         match self {
-            Question::Newcomer { identity, .. } => identity.address(),
-            Question::Peer(address) => *address,
+            Question::Newcomer { identity, .. } | Question::Peer(identity) => identity.address(),
         }
     }
 }
@@ -34,8 +33,12 @@ impl Question {
 pub(crate) struct Proofs {
     next_ticket: u64,
     pending: BTreeMap<u64, (u64, Question)>,
-    refused: BTreeSet<Address>,
+    /// Identities that failed, the oldest first: address and key, because the address may have an honest owner.
+    refused: VecDeque<Fingerprint>,
 }
+
+/// Of an address and its public key together.
+type Fingerprint = [u8; 48];
 
 impl Proofs {
     pub(crate) fn is_full(&self) -> bool {
@@ -46,9 +49,22 @@ impl Proofs {
         self.pending.values().any(|(_, q)| q.address() == address)
     }
 
-    /// An identity of this address failed before.
-    pub(crate) fn is_refused(&self, address: Address) -> bool {
-        self.refused.contains(&address)
+    /// This very identity failed before.
+    pub(crate) fn is_refused(&self, identity: &Identity) -> bool {
+        !self.refused.is_empty() && self.refused.contains(&identity.fingerprint())
+    }
+
+    /// Notes an identity that failed. Returns how many older ones went for it.
+    fn note_refused(&mut self, identity: &Identity) -> u64 {
+        if self.is_refused(identity) {
+            return 0;
+        }
+        let full = self.refused.len() >= REFUSED_IDENTITIES_MAX;
+        if full {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(identity.fingerprint());
+        u64::from(full)
     }
 
     fn ask(&mut self, question: Question, now_ms: u64) -> u64 {
@@ -73,8 +89,9 @@ impl Node {
                 Question::Newcomer { arrival, identity, keys, mut hello } => {
                     self.newcomer_proven(now, &arrival, identity, keys, &mut hello);
                 }
-                Question::Peer(address) => {
-                    if let Some(peer) = self.peers.get_mut(address) {
+                Question::Peer(identity) => {
+                    let peer = self.peers.get_mut(identity.address());
+                    if let Some(peer) = peer.filter(|p| *p.identity == identity) {
                         peer.proof = Proof::Known;
                     }
                 }
@@ -85,13 +102,14 @@ impl Node {
 
     fn refuse(&mut self, now: Now, question: &Question) {
         self.counters.identity_proof_failed += 1;
-        // A newcomer's address may belong to somebody honest, whom the forger must not lock out.
-        let Question::Peer(address) = question else { return };
-        if self.proofs.refused.len() < REFUSED_IDENTITIES_MAX {
-            self.proofs.refused.insert(*address);
+        // Newcomers are not noted: anybody can make them at will, and push out what an upstream told.
+        let Question::Peer(identity) = question else { return };
+        self.counters.refused_forgotten += self.proofs.note_refused(identity);
+        self.cache.remove_identity(identity);
+        let address = identity.address();
+        if self.peers.get(address).is_some_and(|p| *p.identity == *identity) {
+            self.forget_silently(now, address);
         }
-        self.cache.remove(*address);
-        self.forget_silently(now, *address);
     }
 
     /// Has a newcomer checked whose HELLO authenticated.
@@ -112,8 +130,8 @@ impl Node {
     pub(crate) fn expire_proofs(&mut self, now: Now) {
         let lost = |(since_ms, _): &(u64, Question)| now.ms().saturating_sub(*since_ms) > PROOF_TIMEOUT_MS;
         for asked in self.proofs.pending.values().filter(|asked| lost(asked)) {
-            if let (_, Question::Peer(address)) = asked
-                && let Some(peer) = self.peers.get_mut(*address)
+            if let (_, Question::Peer(identity)) = asked
+                && let Some(peer) = self.peers.get_mut(identity.address()).filter(|p| *p.identity == *identity)
             {
                 peer.proof = Proof::Wanted;
             }
@@ -126,11 +144,28 @@ impl Node {
     pub(crate) fn prove_wanted(&mut self, now: Now) {
         while self.proofs.len() < PROOF_QUEUE_MAX / 2 {
             let wanted = self.peers.iter_mut().find(|(_, p)| p.proof == Proof::Wanted);
-            let Some((&address, peer)) = wanted else { return };
+            let Some((_, peer)) = wanted else { return };
             peer.proof = Proof::Asked;
             let identity = (*peer.identity).clone();
-            let ticket = self.proofs.ask(Question::Peer(address), now.ms());
+            let ticket = self.proofs.ask(Question::Peer(identity.clone()), now.ms());
             self.output(Output::Prove { ticket, identity });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_1024_refused_identities_are_remembered_by_address_and_key() {
+        let mut proofs = Proofs::default();
+        let identity = |n: u64, key: u8| Identity::from_parts(Address::from_u64(n), [key; 64]);
+        let max = REFUSED_IDENTITIES_MAX as u64;
+        let forgotten: u64 = (1..=max + 10).map(|n| proofs.note_refused(&identity(n, 1))).sum();
+        assert_eq!((proofs.refused.len(), forgotten), (REFUSED_IDENTITIES_MAX, 10));
+        assert_eq!(proofs.note_refused(&identity(max, 1)), 0, "known already");
+        assert!(!proofs.is_refused(&identity(10, 1)) && proofs.is_refused(&identity(11, 1)));
+        assert!(!proofs.is_refused(&identity(11, 2)), "the honest owner of the address");
     }
 }

@@ -89,7 +89,8 @@ impl Node {
         let Some(packet) = self.build(to, message.verb, &message.payload, message.compress) else { return };
         let id = self.seal_and_emit(to, packet, Some(way.path.socket), way.path.remote, trusted, None);
         if let Some(id) = id.filter(|_| message.expect_reply) {
-            self.expectations.register(id, message.verb, to, Some(way.path.socket), way.path.remote, None, now);
+            let own = (way.owner == to).then_some(way.path.remote);
+            self.expectations.register(id, message.verb, to, Some(way.path.socket), own, None, now);
         }
         let frame = matches!(message.verb, Verb::Frame | Verb::ExtFrame | Verb::MulticastFrame);
         self.sent_over(now, to, way, frame);
@@ -149,7 +150,7 @@ impl Node {
     ) {
         let payload = cookie.as_ref().map_or(&[][..], |c| &c[..]);
         if let Some(id) = self.send_straight(now, to, socket, remote, Verb::Echo, payload, false) {
-            self.expectations.register(id, Verb::Echo, to, socket, remote, cookie, now);
+            self.expectations.register(id, Verb::Echo, to, socket, Some(remote), cookie, now);
         }
         if let Some(peer) = self.peers.get_mut(to) {
             peer.last_echo_out.set(now.ms());

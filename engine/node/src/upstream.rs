@@ -106,7 +106,7 @@ impl Node {
                 self.cache.remove(address);
             }
             if !self.peers.contains(address)
-                && !self.proofs.is_refused(address)
+                && !self.proofs.is_refused(&identity)
                 && self.meet(now, identity, Proof::Wanted)
             {
                 self.release(now, address);
@@ -224,7 +224,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(to) {
             peer.last_full_hello.set(now.ms());
         }
-        self.send_hello(now, to, Some(path.socket), path.remote);
+        self.send_hello_over(now, to, Some(path.socket), path.remote, true);
     }
 
     /// Somebody tells how they see us. // spec: paths, "Self-awareness"

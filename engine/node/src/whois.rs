@@ -128,7 +128,7 @@ impl Node {
     /// An upstream told us an identity. It is used at once and its proof of work checked in the background.
     pub(crate) fn identity_told(&mut self, now: Now, identity: Identity) {
         let address = identity.address();
-        if !self.whois.was_asked(address, now.ms()) || self.proofs.is_refused(address) || address.is_reserved() {
+        if !self.whois.was_asked(address, now.ms()) || self.proofs.is_refused(&identity) || address.is_reserved() {
             self.counters.whois_answer_refused += 1;
             return;
         }

@@ -370,3 +370,53 @@ fn with_fast_failover_off_not_one_more_packet_is_sent_than_zerotierone_would() {
     let sent = b.take_to(p);
     assert!(sent.iter().all(|s| s.verb == Some(Verb::Frame)), "{:?}", verbs(&sent));
 }
+
+#[test]
+fn a_lie_of_an_upstream_does_not_lock_out_the_honest_owner_of_the_address() {
+    let (mut b, root) = Bench::leaf();
+    b.prover = Prover::Silent;
+    let honest = made_up(10);
+    let p = honest.address();
+    let key = zeroize::Zeroizing::new([9; 64]);
+    let told = |b: &mut Bench| {
+        b.node.send_user_message(b.now, p, 1, b"hello");
+        let whois = only(&b.take_to(root), Verb::Whois)[0].clone();
+        tell_identity(b, root, &whois, p);
+    };
+    b.play(Arc::new(wire::SecretIdentity::from_parts(p, key)));
+    told(&mut b);
+    assert!(b.knows(p), "used at once");
+    let (ticket, liar) = b.proofs.pop_back().unwrap();
+    assert_eq!(liar.address(), p);
+    b.node.handle_proof(b.now, ticket, false);
+    assert!(!b.knows(p));
+    // The same lie is not believed again, the truth is.
+    b.advance(1000);
+    b.take();
+    told(&mut b);
+    assert!(!b.knows(p));
+    assert_eq!(b.node.counters().whois_answer_refused, 1);
+    b.play(honest);
+    b.receive_hello(p, 5, "44.9.9.9:9993");
+    let (ticket, _) = b.proofs.pop_back().unwrap();
+    b.node.handle_proof(b.now, ticket, true);
+    assert!(b.knows(p));
+}
+
+#[test]
+fn a_relay_that_hides_its_hops_does_not_become_the_path_of_those_behind_it() {
+    let (mut b, root) = Bench::leaf();
+    b.join_open();
+    let p = b.actor(10);
+    b.node.send_user_message(b.now, p, 1, b"hello");
+    let whois = only(&b.take_to(root), Verb::Whois)[0].clone();
+    tell_identity(&mut b, root, &whois, p);
+    b.take();
+    let dictionary = OPEN_NETWORK.0.to_be_bytes().to_vec();
+    b.node.controller_reply(b.now, p, Verb::NetworkConfig, dictionary);
+    let pushed = only(&b.take_to(p), Verb::NetworkConfig)[0].clone();
+    assert_eq!(pushed.remote, addr(AT_ROOT));
+    // spec: wire, "OK for NETWORK_CONFIG": it claims to answer an ECHO
+    b.receive(p, 5, AT_ROOT, Verb::Ok, &ok_payload(Verb::Echo, pushed.id, b""));
+    assert!(b.paths(p).is_empty());
+}
