@@ -31,8 +31,6 @@ const SETTLE: Duration = Duration::from_millis(10);
 const NAME_PATIENCE: Duration = Duration::from_secs(1);
 /// Device names tried when the first ones are taken.
 const MAX_NAME_TRIES: u64 = 64;
-/// Whether queues carry a virtio-net header and super-frames, as far as the kernel can.
-const SUPER_FRAMES: bool = false;
 /// Multicast groups reported of one device; more are left out. As many as a subscription list may hold.
 pub const MAX_GROUPS: usize = 4096;
 
@@ -266,7 +264,7 @@ impl Taps {
         let failed = |errno: Option<i32>, reason: String| PortError { errno: errno.unwrap_or(-1), reason };
         let name = self.free_name(id).await.map_err(|e| failed(Some(e.errno()), e.to_string()))?;
         let name = name.ok_or_else(|| failed(None, "every device name for this network is taken".into()))?;
-        let options = tap::Options { name: name.clone(), queues: self.queues, super_frames: SUPER_FRAMES };
+        let options = tap::Options { name: name.clone(), queues: self.queues, super_frames: true };
         let tap = tap::open(&options).map_err(|e| {
             let advice = if e.kind() == io::ErrorKind::PermissionDenied { " (run as root)" } else { "" };
             failed(e.raw_os_error(), format!("TAP device {name}: {e}{advice}"))
