@@ -20,9 +20,9 @@ const WIDE_GROUP: usize = 16;
 /// `powers[POWERS_END - n]` is the n-th power of the hash key.
 const POWERS_END: usize = 20;
 
-/// Everything that can be computed before there is a packet. Powers of the hash key 18 to 1 stand at 2..20 (a last
-/// group, with the AAD before it and the lengths behind), so that 16 to 1 fill whole cache lines; the zeros behind them
-/// are multiplied with blocks that are not there.
+/// Everything that can be computed before there is a packet. Powers of the hash key 17 to 1 stand at 3..20 (a last group
+/// and the lengths behind it), so that 16 to 1 fill whole cache lines; the zeros behind them are multiplied with blocks
+/// that are not there.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Schedule {
@@ -99,7 +99,7 @@ impl Schedule {
         let h = double(encrypt_block(&k0, _mm_setzero_si128()));
         let mut powers = [_mm_setzero_si128(); POWERS_END + 4];
         let mut power = h;
-        for n in 1..=WIDE_GROUP + 2 {
+        for n in 1..=WIDE_GROUP + 1 {
             powers[POWERS_END - n] = power;
             power = multiply(power, h);
         }
@@ -112,21 +112,18 @@ impl Schedule {
         &self.powers[POWERS_END - n..]
     }
 
-    /// The AAD hashed, but for the last multiplication.
+    /// The AAD hashed.
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq")]
     fn absorb_aad(&self, aad: &[u8]) -> __m128i {
         let (blocks, end) = aad.as_chunks();
         let h = self.powers_from(1)[0];
         let mut hash = _mm_setzero_si128();
-        if let Some((first, blocks)) = blocks.split_first() {
-            hash = swap_bytes(load128(first));
-            for block in blocks {
-                hash = _mm_xor_si128(multiply(hash, h), swap_bytes(load128(block)));
-            }
+        for block in blocks {
+            hash = multiply(_mm_xor_si128(hash, swap_bytes(load128(block))), h);
         }
         if !end.is_empty() {
-            hash = _mm_xor_si128(multiply(hash, h), swap_bytes(load128_partial(end)));
+            hash = multiply(_mm_xor_si128(hash, swap_bytes(load128_partial(end))), h);
         }
         hash
     }
@@ -203,9 +200,9 @@ fn encrypt_block(keys: &[__m128i; 15], block: __m128i) -> __m128i {
 /// The key schedule of FIPS 197.
 #[target_feature(enable = "avx2,aes,pclmulqdq")]
 fn expand(key: &[u8; 32]) -> [__m128i; 15] {
-    let [low, high] = [0, 16].map(|at| std::array::from_fn(|i| key[at + i]));
+    let halves = key.as_chunks().0;
     let mut keys = [_mm_setzero_si128(); 15];
-    (keys[0], keys[1]) = (load128(&low), load128(&high));
+    (keys[0], keys[1]) = (load128(&halves[0]), load128(&halves[1]));
     expand_pair::<0x01>(&mut keys, 2);
     expand_pair::<0x02>(&mut keys, 4);
     expand_pair::<0x04>(&mut keys, 6);

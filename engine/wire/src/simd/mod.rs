@@ -10,7 +10,8 @@
 //! - The same bytes on every backend: all recorded vectors run on each, and each is compared with
 //!   [`Backend::Portable`] on random input of every length and alignment.
 //! - Nothing outside the slices is read or written: ends are taken with masked moves or through a block on the stack.
-//! - No branch and no address depends on a secret. Keys are wiped when dropped.
+//! - No branch and no address depends on a secret. Scheduled keys and a packet's MAC key are wiped when dropped; what the
+//!   arithmetic leaves in registers and on the stack is not.
 //! - This folder is the only place of the crate with `unsafe`: the step from detected features into a function that was
 //!   compiled for them, and unaligned loads and stores between byte arrays and registers of the same size.
 

@@ -197,7 +197,7 @@ fn absorb_wide(r: &Number, blocks: &[[u8; BLOCK]]) -> Number {
             limbs[lane] = limb;
         }
     }
-    let each = WideFactor::of(Lanes(each.each_ref().map(|limbs| load_words(limbs))));
+    let each = WideFactor::of(Lanes([load_words(&each[0]), load_words(&each[1]), load_words(&each[2])]));
     hash.plus(Lanes::of(last, end)).times(&each).sum()
 }
 
@@ -231,7 +231,8 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
     fn all(number: &Number) -> Lanes {
-        Lanes(number.0.map(|limb| _mm512_set1_epi64(limb as i64)))
+        let [a, b, c] = number.0;
+        Lanes([_mm512_set1_epi64(a as i64), _mm512_set1_epi64(b as i64), _mm512_set1_epi64(c as i64)])
     }
 
     /// The blocks of a group, with the bit that ends each.
@@ -290,7 +291,9 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512ifma")]
     fn sum(self) -> Number {
-        Number(self.0.map(|limb| _mm512_reduce_add_epi64(limb) as u64))
+        let [a, b, c] = self.0;
+        let limbs = [_mm512_reduce_add_epi64(a), _mm512_reduce_add_epi64(b), _mm512_reduce_add_epi64(c)];
+        Number(limbs.map(i64::cast_unsigned))
     }
 }
 

@@ -93,10 +93,10 @@ fn rotate256<const BITS: i32>(x: __m256i) -> __m256i {
 
 #[target_feature(enable = "avx2")]
 fn write_narrow(key: &[u32; 8], nonce: &[u32; 2], first: u32, quads: &mut [[u8; QUAD_LEN]]) {
-    let mut start = rows(key, nonce, first).map(|[a, b, c, d]| {
-        let (a, b, c, d) = (a as i32, b as i32, c as i32, d as i32);
-        _mm256_set_epi32(d, c, b, a, d, c, b, a)
-    });
+    let mut start = [_mm256_setzero_si256(); 4];
+    for (row, [a, b, c, d]) in start.iter_mut().zip(rows(key, nonce, first)) {
+        *row = _mm256_broadcastsi128_si256(_mm_set_epi32(d as i32, c as i32, b as i32, a as i32));
+    }
     start[2] = _mm256_add_epi32(start[2], _mm256_set_epi32(0, 0, 0, 1, 0, 0, 0, 0));
     let two = _mm256_set_epi32(0, 0, 0, 2, 0, 0, 0, 2);
     for quad in quads {
@@ -124,8 +124,10 @@ fn write_narrow(key: &[u32; 8], nonce: &[u32; 2], first: u32, quads: &mut [[u8; 
 
 #[target_feature(enable = "avx512f")]
 fn write_wide(key: &[u32; 8], nonce: &[u32; 2], first: u32, quads: &mut [[u8; QUAD_LEN]]) {
-    let mut start = rows(key, nonce, first)
-        .map(|[a, b, c, d]| _mm512_broadcast_i32x4(_mm_set_epi32(d as i32, c as i32, b as i32, a as i32)));
+    let mut start = [_mm512_setzero_si512(); 4];
+    for (row, [a, b, c, d]) in start.iter_mut().zip(rows(key, nonce, first)) {
+        *row = _mm512_broadcast_i32x4(_mm_set_epi32(d as i32, c as i32, b as i32, a as i32));
+    }
     start[2] = _mm512_add_epi32(start[2], _mm512_set_epi32(0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0));
     let (together, rest) = quads.as_chunks_mut::<WIDE_QUADS>();
     for quads in together {

@@ -1,8 +1,6 @@
 //! Vector files: finding them, and one case of them with accessors that say which case is at fault.
 #![allow(dead_code, reason = "every test binary uses another part")]
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 use wire::{Address, Identity, NetworkId, SecretIdentity};
 
@@ -95,30 +93,13 @@ pub fn family(family: &str, mut check: impl FnMut(&Value, Case<'_>)) {
         for case in cases {
             check(&file, Case(case));
         }
-        println!("{name}: {} cases", cases.len());
+        vectors::ran(&name, cases.len());
     }
 }
 
-/// Every file of a family by name: `wire-FAMILY.json` and `wire-FAMILY-*.json`.
+/// Every file of a family by name: `wire-FAMILY.json` and whatever continues it.
 pub fn files(family: &str) -> Vec<(String, Value)> {
-    let folder = std::env::var_os("HAWSER_VECTORS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let mut names: Vec<_> = std::fs::read_dir(&folder)
-        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
-        .map(|entry| entry.expect("a readable folder").file_name().into_string().expect("a plain name"))
-        .filter(|name| {
-            let stem = name.strip_prefix("wire-").and_then(|name| name.strip_suffix(".json"));
-            stem.and_then(|stem| stem.strip_prefix(family)).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        })
-        .collect();
-    names.sort();
-    assert!(!names.is_empty(), "no file of family {family} in {}", folder.display());
-    let read = |name: String| {
-        let text = std::fs::read_to_string(folder.join(&name)).expect("a readable file");
-        let file = serde_json::from_str(&text).expect("JSON");
-        (name, file)
-    };
-    names.into_iter().map(read).collect()
+    vectors::family(&format!("wire-{family}"))
 }
 
 pub fn unknown_kind(c: &Case<'_>) -> ! {

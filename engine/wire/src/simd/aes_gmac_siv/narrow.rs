@@ -1,6 +1,7 @@
 //! AES-NI and PCLMULQDQ: eight blocks at a time, each in its own register.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::super::bytes::{load128, load128_partial, store128};
 use super::{Product, Schedule, first_counter, length_block, swap_bytes};
@@ -63,33 +64,28 @@ pub fn open(s: &Schedule, tag: &[u8; 16], aad: &[u8], data: &mut [u8]) -> [u64; 
 struct Hash<'a> {
     schedule: &'a Schedule,
     length: __m128i,
-    /// Added to the first block that comes.
-    carry: __m128i,
-    /// Added to the product of the group that comes.
-    sum: Product,
+    so_far: __m128i,
 }
 
 impl<'a> Hash<'a> {
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq")]
     fn new(schedule: &'a Schedule, aad: &[u8], data_len: usize) -> Hash<'a> {
-        let following = if data_len < GROUP_LEN { data_len.div_ceil(BLOCK) + 1 } else { GROUP };
-        let sum = Product::of(schedule.absorb_aad(aad), schedule.powers_from(following + 1)[0]);
-        Hash { schedule, length: length_block(aad, data_len), carry: _mm_setzero_si128(), sum }
+        Hash { schedule, length: length_block(aad, data_len), so_far: schedule.absorb_aad(aad) }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq")]
     fn absorb(&mut self, groups: &[[u8; GROUP_LEN]]) {
+        let powers = self.schedule.powers_from(GROUP);
         for group in groups {
-            let mut sum = self.sum;
-            let mut carry = self.carry;
-            for (block, power) in group.as_chunks().0.iter().zip(self.schedule.powers_from(GROUP)) {
-                sum = sum.plus(Product::of(_mm_xor_si128(swap_bytes(load128(block)), carry), *power));
-                carry = _mm_setzero_si128();
+            let mut sum = Product::zero();
+            for (block, power) in group.as_chunks().0.iter().zip(powers) {
+                let block = _mm_xor_si128(swap_bytes(load128(block)), self.so_far);
+                self.so_far = _mm_setzero_si128();
+                sum = sum.plus(Product::of(block, *power));
             }
-            self.carry = sum.reduced();
-            self.sum = Product::zero();
+            self.so_far = sum.reduced();
         }
     }
 
@@ -97,21 +93,16 @@ impl<'a> Hash<'a> {
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq")]
     fn finish(self, tail: &[u8]) -> __m128i {
-        let (blocks, end) = tail.as_chunks::<BLOCK>();
-        let mut powers = self.schedule.powers_from(tail.len().div_ceil(BLOCK) + 1).iter();
-        let (mut sum, mut carry) = (self.sum, self.carry);
-        let mut add = |block, power: &__m128i| {
-            sum = sum.plus(Product::of(_mm_xor_si128(block, carry), *power));
-            carry = _mm_setzero_si128();
-        };
-        for (block, power) in blocks.iter().zip(&mut powers) {
-            add(swap_bytes(load128(block)), power);
+        let (blocks, end) = tail.as_chunks();
+        let powers = self.schedule.powers_from(tail.len().div_ceil(BLOCK) + 1);
+        let mut sum = Product::of(self.length, self.schedule.powers_from(1)[0]);
+        for (block, power) in blocks.iter().zip(powers) {
+            sum = sum.plus(Product::of(swap_bytes(load128(block)), *power));
         }
         if !end.is_empty() {
-            add(swap_bytes(load128_partial(end)), &self.schedule.powers_from(2)[0]);
+            sum = sum.plus(Product::of(swap_bytes(load128_partial(end)), self.schedule.powers_from(2)[0]));
         }
-        add(self.length, &self.schedule.powers_from(1)[0]);
-        sum.reduced()
+        sum.plus(Product::of(self.so_far, powers[0])).reduced()
     }
 }
 
@@ -136,7 +127,8 @@ impl<'a> Stream<'a> {
             *block = _mm_xor_si128(swap_counter(self.counter), self.keys[0]);
             self.counter = _mm_add_epi32(self.counter, _mm_set_epi32(1, 0, 0, 0));
         }
-        for key in &self.keys[1..14] {
+        // Unrolled, the rounds of one block would come before those of the next, each waiting for the one before.
+        for key in black_box(&self.keys[1..14]) {
             for block in &mut blocks {
                 *block = _mm_aesenc_si128(*block, *key);
             }
