@@ -22,7 +22,7 @@ Exit codes:
 
 Environment:
   HAWSER_HOME  the home folder, if --home is not given
-  HAWSER_LOG   what the daemon logs: error, warn, info (default), debug, trace, or per part: info,node=debug";
+  HAWSER_LOG   what the daemon logs: error, warn, info (default), debug, trace, or per part: info,gateway::taps=debug";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -165,6 +165,9 @@ pub enum PlanetCommand {
         /// World ID; none: a random one
         #[arg(long)]
         id: Option<u64>,
+        /// Replace an existing file
+        #[arg(long)]
+        force: bool,
     },
     /// Print a planet or moon file
     Show {
@@ -386,7 +389,7 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
         }
         Command::Leave { network } => {
             let left = client()?.delete(&format!("/network/{network}"))?;
-            if left.get("result").is_none() && !cli.json {
+            if left.get("result").is_none() {
                 return Err(ClientError::NotFound { path: format!("network {network}: it was not joined") }.into());
             }
             print(left, |_| "left".into())
@@ -549,7 +552,7 @@ mod tests {
             "hawser identity new --out f",
             "hawser identity show",
             "hawser identity check f",
-            "hawser planet make --root id@10.0.0.1/9993,10.1.0.1/9993 --root id2@10.0.0.2/9993 --out p --key k",
+            "hawser planet make --root id@10.0.0.1/9993,10.1.0.1/9993 --root id2@10.0.0.2/9993 --out p --key k --force",
             "hawser planet show p",
             "hawser controller network create --name lab --subnet 10.1.0.0/24 --ipv6 rfc4193 --route 10.2.0.0/16@10.1.0.1",
             "hawser controller network list",

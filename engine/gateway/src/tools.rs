@@ -52,11 +52,17 @@ fn identity_json(identity: &Identity) -> Value {
     json!({"address": identity.address().to_string(), "publicIdentity": identity.to_string()})
 }
 
+/// Nothing is replaced by accident.
+fn not_there_yet<'a>(files: impl IntoIterator<Item = &'a Path>, force: bool) -> Result<(), CliError> {
+    match files.into_iter().find(|file| file.exists() && !force) {
+        Some(taken) => fail(format!("{}: there already; choose another name or say --force", taken.display())),
+        None => Ok(()),
+    }
+}
+
 fn new_identity(out: Option<&Path>, force: bool, as_json: bool) -> Result<String, CliError> {
     let public_file = out.map(|file| file.with_extension("public"));
-    if let Some(taken) = out.into_iter().chain(public_file.as_deref()).find(|f| f.exists() && !force) {
-        return fail(format!("{}: there already; choose another name or say --force", taken.display()));
-    }
+    not_there_yet(out.into_iter().chain(public_file.as_deref()), force)?;
     let secret = SecretIdentity::generate(&mut rand::rng());
     let mut object = identity_json(secret.public());
     let (Some(file), Some(public_file)) = (out, public_file) else {
@@ -98,7 +104,10 @@ fn read_identity(given: Option<&str>, home: &Home) -> Result<Identity, CliError>
 /// `hawser planet ...`; what to print.
 pub fn planet(command: &PlanetCommand, home: &Home, as_json: bool) -> Result<String, CliError> {
     match command {
-        PlanetCommand::Make { roots, out, key, id } => make_planet(roots, out, key.as_deref(), *id, home, as_json),
+        PlanetCommand::Make { roots, out, key, id, force } => {
+            not_there_yet([out.as_path()], *force)?;
+            make_planet(roots, out, key.as_deref(), *id, home, as_json)
+        }
         PlanetCommand::Show { file } => {
             let file = file.clone().unwrap_or_else(|| home.planet());
             let bytes = fs::read(&file).map_err(in_file(&file))?;
@@ -217,18 +226,22 @@ mod tests {
         identity(&IdentityCommand::New { out, force: false }, &home, false).expect("identity");
         let root = format!("{}@192.0.2.1/9993,2001:db8::1/9993", dir.path().join("identity.public").display());
         let key = dir.path().join("key");
-        let make =
-            |id| PlanetCommand::Make { roots: vec![root.clone()], out: home.planet(), key: Some(key.clone()), id };
-        planet(&make(Some(7)), &home, false).expect("made");
+        let make = |id, force| {
+            let (roots, key) = (vec![root.clone()], Some(key.clone()));
+            PlanetCommand::Make { roots, out: home.planet(), key, id, force }
+        };
+        planet(&make(Some(7), false), &home, false).expect("made");
         let first = World::parse(&fs::read(home.planet()).expect("file")).expect("world");
         assert!(first.is_self_signed() && first.roots[0].endpoints.len() == 2);
         std::thread::sleep(std::time::Duration::from_millis(2));
-        planet(&make(Some(7)), &home, false).expect("made again");
+        let refused = planet(&make(Some(7), false), &home, false).expect_err("there already").to_string();
+        assert!(refused.contains("planet: there already"), "{refused}");
+        planet(&make(Some(7), true), &home, false).expect("made again");
         let second = World::parse(&fs::read(home.planet()).expect("file")).expect("world");
         assert!(second.replaces(Some(&first)), "the same key signs an update");
         let shown = planet(&PlanetCommand::Show { file: None }, &home, true).expect("shown");
         assert!(shown.contains("2001:db8::1/9993") && shown.contains("\"selfSigned\": true"), "{shown}");
-        let refused = planet(&make(Some(PUBLIC_PLANET_ID)), &home, false).expect_err("public id").to_string();
+        let refused = planet(&make(Some(PUBLIC_PLANET_ID), true), &home, false).expect_err("public id").to_string();
         assert!(refused.contains("public planet"), "{refused}");
     }
 

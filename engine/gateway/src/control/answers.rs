@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use controller::Controller;
 use node::LocalSocketId;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -77,7 +78,7 @@ impl Control {
     fn join(&mut self, now: Now, id: NetworkId, allow: Allow) -> Answer {
         let is_new = !self.networks.contains_key(&id);
         if is_new && self.networks.len() >= MAX_NETWORKS {
-            return Answer::error(503, "too many networks are joined");
+            return Answer::error(503, &format!("{MAX_NETWORKS} networks are joined, no more are possible"));
         }
         let port = self.networks.entry(id).or_default();
         let conf = &mut port.conf;
@@ -130,18 +131,31 @@ impl Control {
             ControllerAsk::Create(_, body) => {
                 changed(c.create_network(now, &Value::Object(body)).map(|(_, record)| record.clone()))
             }
-            ControllerAsk::Network(id) => found(c.network(id).cloned().map(Value::Object)),
+            ControllerAsk::Network(id) => record(c, (id, None), c.network(id)),
             ControllerAsk::SetNetwork(id, body) => changed(c.update_network(now, id, &Value::Object(body)).cloned()),
             ControllerAsk::DeleteNetwork(id) => deleted(c.delete_network(now, id)),
             ControllerAsk::Members(id) => found(c.members_json(id)),
             ControllerAsk::MemberRecords(id) => found(c.members_full_json(id)),
-            ControllerAsk::Member(id, who) => found(c.member(id, who).cloned().map(Value::Object)),
+            ControllerAsk::Member(id, who) => record(c, (id, Some(who)), c.member(id, who)),
             ControllerAsk::SetMember(id, who, body) => {
                 changed(c.update_member(now, id, who, &Value::Object(body)).cloned())
             }
             ControllerAsk::DeleteMember(id, who) => deleted(c.delete_member(now, id, who)),
         }
     }
+}
+
+/// A record; or why it is not served, if its file is there.
+fn record<S: controller::Storage>(
+    c: &Controller<S>,
+    key: controller::Key,
+    record: Option<&controller::Record>,
+) -> Answer {
+    if let Some(record) = record {
+        return Answer::ok(Value::Object(record.clone()));
+    }
+    let Some(fault) = c.faults().iter().find(|fault| fault.key == Some(key)) else { return Answer::not_found() };
+    refused(&controller::Error::Faulty { name: fault.name.clone(), reason: fault.reason.clone() })
 }
 
 fn changed(result: Result<controller::Record, controller::Error>) -> Answer {
