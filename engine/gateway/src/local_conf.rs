@@ -148,12 +148,18 @@ pub struct LocalConf {
 enum Treatment {
     /// This gateway does what it says.
     Acted,
-    /// Any value of the right type changes nothing here.
-    Harmless,
+    /// Any value of this type changes nothing here.
+    Harmless(Kind),
     /// Taken only when the value is one of these.
     Only(&'static [&'static str], &'static str),
 }
 use Treatment::{Acted, Harmless, Only};
+
+/// Type of a value.
+enum Kind {
+    Boolean,
+    Text,
+}
 
 /// Every key of `settings` that ZeroTierOne 1.14.1 reads. // spec: service, "local.conf"
 const SETTINGS: &[(&str, Treatment)] = &[
@@ -161,12 +167,12 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("bind", Acted),
     ("interfacePrefixBlacklist", Acted),
     ("allowManagementFrom", Acted),
-    ("allowSecondaryPort", Harmless),
-    ("portMappingEnabled", Harmless),
-    ("allowTcpFallbackRelay", Harmless),
-    ("multicoreEnabled", Harmless),
-    ("cpuPinningEnabled", Harmless),
-    ("softwareUpdateChannel", Harmless),
+    ("allowSecondaryPort", Harmless(Kind::Boolean)),
+    ("portMappingEnabled", Harmless(Kind::Boolean)),
+    ("allowTcpFallbackRelay", Harmless(Kind::Boolean)),
+    ("multicoreEnabled", Harmless(Kind::Boolean)),
+    ("cpuPinningEnabled", Harmless(Kind::Boolean)),
+    ("softwareUpdateChannel", Harmless(Kind::Text)),
     ("secondaryPort", Only(&["0", "\"0\""], "")),
     ("tertiaryPort", Only(&["0", "\"0\""], "")),
     ("tcpFallbackRelay", Only(&["\"204.80.128.1/443\""], "")),
@@ -282,7 +288,11 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
             return Err(unknown(key, "settings", &known));
         };
         match (treatment, key.as_str()) {
-            (Harmless, _) => {}
+            (Harmless(Kind::Boolean), _) => {
+                boolean(value, &at)?;
+            }
+            (Harmless(Kind::Text), _) if value.is_string() => {}
+            (Harmless(Kind::Text), _) => return Err(wrong(&at, value, "a text")),
             (Only(harmless, instead), _) => {
                 if !harmless.contains(&value.to_string().as_str()) {
                     return Err(Problem::Unsupported { key: at, instead, harmless: harmless[0] });
@@ -364,7 +374,8 @@ fn boolean(v: &Value, key: &str) -> Result<bool, Problem> {
     match v {
         Value::Bool(b) => Ok(*b),
         Value::Number(n) => Ok(n.as_f64() != Some(0.0)),
-        Value::String(s) => Ok(s.starts_with(['t', 'T', '1'])),
+        Value::String(s) if s.starts_with(['t', 'T', '1']) => Ok(true),
+        Value::String(s) if s.is_empty() || s.starts_with(['f', 'F', '0']) => Ok(false),
         _ => Err(wrong(key, v, "true or false")),
     }
 }
@@ -456,6 +467,11 @@ mod tests {
         assert!(text.contains("settings.primaryPort: 70000 is not a number from 0 to 65535"), "{text}");
         let text = complaint(r#"{"settings": {"bind": ["x"]}}"#);
         assert!(text.contains("settings.bind: \"x\" is not an IP address"), "{text}");
+        let text = complaint(r#"{"settings": {"portMappingEnabled": "banana"}}"#);
+        assert!(text.contains("settings.portMappingEnabled: \"banana\" is not true or false"), "{text}");
+        let text = complaint(r#"{"settings": {"softwareUpdateChannel": 7}}"#);
+        assert!(text.contains("settings.softwareUpdateChannel: 7 is not a text"), "{text}");
+        parse(r#"{"settings": {"portMappingEnabled": "false", "multicoreEnabled": 1}}"#).expect("the right types");
         let text = complaint(r#"{"virtual": {"xyz": {}}}"#);
         assert!(text.contains("10 hex digits"), "{text}");
     }
