@@ -129,17 +129,30 @@ mod tests {
         tokio_uring::start(writes_replaces_and_removes(UringStore, &dir.path().join("uring")));
     }
 
+    /// What a power loss leaves beside the old file: the new one made, begun, whole, or longer than the next.
+    async fn survives_a_cut(store: impl StateStore, folder: &Path) {
+        let (file, temporary) = (folder.join("planet"), folder.join(".planet.new"));
+        for left in [b"".as_slice(), b"ne", b"new", b"a new one that is longer than what comes next"] {
+            store.replace(&file, 0o644, b"old and whole".to_vec()).await.expect("first");
+            fs::write(&temporary, left).expect("left behind");
+            fs::set_permissions(&temporary, Permissions::from_mode(0o600)).expect("mode");
+            assert_eq!(fs::read(&file).expect("read"), b"old and whole");
+            store.replace(&file, 0o644, b"new".to_vec()).await.expect("next");
+            assert_eq!(fs::read(&file).expect("read"), b"new");
+            assert_eq!(fs::metadata(&file).expect("metadata").permissions().mode() & 0o777, 0o644);
+            assert_eq!(names(folder), ["planet"], "nothing is left");
+            // cut off after the rename: the new file is whole, and replaced again
+            store.replace(&file, 0o644, b"newer".to_vec()).await.expect("once more");
+            assert_eq!(fs::read(&file).expect("read"), b"newer");
+        }
+    }
+
     #[test]
     fn a_write_that_was_cut_off_leaves_the_old_file_and_does_not_stop_the_next_write() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let file = dir.path().join("planet");
-        replace(&file, 0o644, b"old and whole").expect("first");
-        // What a power loss between write and rename leaves behind.
-        fs::write(dir.path().join(".planet.new"), b"ne").expect("half-written");
-        assert_eq!(fs::read(&file).expect("read"), b"old and whole");
-        replace(&file, 0o644, b"new").expect("next");
-        assert_eq!(fs::read(&file).expect("read"), b"new");
-        assert_eq!(names(dir.path()), ["planet"]);
+        let plain = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        plain.block_on(survives_a_cut(StdStore, &dir.path().join("std")));
+        tokio_uring::start(survives_a_cut(UringStore, &dir.path().join("uring")));
     }
 
     #[test]
