@@ -23,7 +23,7 @@ use wire::{Address, Mac, MulticastGroup, NetworkId, Now, SecretIdentity};
 use crate::api::{Gate, Pending};
 use crate::dataplane::{DataPlane, FromShard};
 use crate::home::{Home, PUBLIC, signer_file};
-use crate::links::{Filter, LinkChange, Links};
+use crate::links::{Filter, LinkChange, Links, MAX_LINKS};
 use crate::local_conf::LocalConf;
 use crate::netlink::{Interface, InterfaceAddress};
 use crate::network_conf::NetworkConf;
@@ -37,6 +37,8 @@ const MAX_BATCH: usize = 256;
 pub const MAX_HELD_FRAMES: usize = 64;
 /// How often local.conf is looked at. // spec: service, "Periodic work visible to operators"
 const CONF_CHECK_MS: u64 = 10_000;
+/// How often old files of cached peers are removed.
+const SWEEP_MS: u64 = 3_600_000;
 /// How long the end of the program waits for the TAPs to be cleared.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -91,6 +93,7 @@ pub struct Control {
     p: Parts,
     filter: Filter,
     next_conf_check_ms: u64,
+    next_sweep_ms: u64,
     links: Links,
     networks: BTreeMap<NetworkId, Port>,
     /// Networks whose TAP is to be looked at.
@@ -217,6 +220,7 @@ impl Control {
         Control {
             filter: Filter::new(&parts.conf, parts.allow_loopback),
             next_conf_check_ms: parts.clock.now().ms() + CONF_CHECK_MS,
+            next_sweep_ms: parts.clock.now().ms(),
             links: Links::new(parts.port, parts.shards),
             p: parts,
             networks: BTreeMap::new(),
@@ -306,7 +310,7 @@ impl Control {
 
     fn next_due_ms(&self) -> u64 {
         let due = [self.p.node.poll_timeout(), self.p.controller.poll_timeout(), self.links.next_retry_ms()];
-        due.into_iter().flatten().fold(self.next_conf_check_ms, u64::min)
+        due.into_iter().flatten().fold(self.next_conf_check_ms.min(self.next_sweep_ms), u64::min)
     }
 
     fn due(&mut self, now: Now) {
@@ -324,6 +328,22 @@ impl Control {
             self.next_conf_check_ms = now.ms() + CONF_CHECK_MS;
             self.check_conf(now);
         }
+        if is_due(Some(self.next_sweep_ms)) {
+            self.next_sweep_ms = now.ms() + SWEEP_MS;
+            self.sweep_peers();
+        }
+    }
+
+    /// Removes old files of cached peers. Looking through them is not this thread's work.
+    fn sweep_peers(&self) {
+        let (home, writer) = (self.p.home.clone(), self.p.writer.clone());
+        tokio::task::spawn_local(async move {
+            match tokio::task::spawn_blocking(move || home.stale_peers(SystemTime::now())).await {
+                Ok(Ok(stale)) => stale.into_iter().for_each(|file| writer.remove(file)),
+                Ok(Err(e)) => warn!("old peers stay: {e}"),
+                Err(e) => warn!("old peers stay: {e}"),
+            }
+        });
     }
 
     /// Takes over a local.conf that was written since. One that is wrong changes nothing; ports change at start only.
@@ -521,6 +541,9 @@ impl Control {
                     info!(link = link.name, address = to_text(link.local), "link gone");
                     self.p.dataplane.remove_socket(shard_socket(link.id));
                     self.p.node.remove_socket(now, link.id);
+                }
+                LinkChange::LeftOut(count) => {
+                    warn!(count, "more than {MAX_LINKS} link addresses: some are left out; see `bind` in local.conf");
                 }
                 LinkChange::Failed(wanted, e) => {
                     warn!(link = wanted.link, address = %wanted.ip, "cannot bind: {e}; tried again later");

@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use rand::distr::{Distribution, Uniform};
+use tracing::warn;
 use wire::identity::{Identity, SecretIdentity};
 use wire::world::{DEFAULT_PLANET, World, WorldKind};
 use wire::{Address, NetworkId};
@@ -24,10 +25,12 @@ pub const DEFAULT_HOME: &str = "/var/lib/hawser";
 pub const DEFAULT_PORT: u16 = 9993;
 /// Largest file read from the home, bytes. The largest that this version writes is a network configuration.
 pub const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
-/// Joined networks, cached peers and moons read at start; more are an error for networks and moons, ignored for peers.
-pub const MAX_NETWORKS: usize = 4096;
-/// Cached peers read at start.
+/// Joined networks: each needs a place for its TAP queue in every ring.
+pub const MAX_NETWORKS: usize = uring::TAPS_MAX;
+/// Cached peers kept, the newest ones.
 pub const MAX_CACHED_PEERS: usize = 8192;
+/// Age at which a cached peer's file is removed.
+pub const MAX_PEER_AGE: Duration = Duration::from_hours(30 * 24);
 /// Moons read at start.
 pub const MAX_MOONS: usize = 32;
 /// Characters of an API token.
@@ -290,7 +293,8 @@ impl Home {
     }
 
     /// A world must be signed with the key that it names for its next revision, or with the key noted beside it: that is
-    /// the one by which it was accepted when it changed the key.
+    /// the one by which it was accepted when it changed the key. ZeroTierOne notes no key and takes its cached planet
+    /// unverified, so a planet without a note is taken too, with a warning.
     fn load_world(&self, file: &Path, kind: WorldKind, or: &'static str) -> Result<Option<World>, HomeError> {
         let Some(bytes) = self.read(file)? else { return Ok(None) };
         let corrupt = |reason: String| self.corrupt(file.to_owned(), reason, or);
@@ -298,9 +302,20 @@ impl Home {
         if world.kind != kind {
             return Err(corrupt("a planet and a moon were mixed up".into()));
         }
-        let noted = self.read(&signer_file(file))?.and_then(|text| hex::decode(text.trim_ascii()).ok());
-        let noted = noted.and_then(|key| <[u8; 64]>::try_from(key).ok());
-        if !world.is_self_signed() && !noted.is_some_and(|key| world.verify(&key)) {
+        if world.is_self_signed() {
+            return Ok(Some(world));
+        }
+        let noted = self.read(&signer_file(file))?;
+        if noted.is_none() && kind == WorldKind::Planet {
+            warn!(
+                "{}: not signed with the key it names, so its signature cannot be checked; taken as it is. That is so \
+                 after a planet changed its key under ZeroTierOne; if it did not, restore the file from a backup{or}",
+                file.display()
+            );
+            return Ok(Some(world));
+        }
+        let noted = noted.and_then(|text| hex::decode(text.trim_ascii()).ok());
+        if !noted.and_then(|key| <[u8; 64]>::try_from(key).ok()).is_some_and(|key| world.verify(&key)) {
             return Err(corrupt("its signature does not fit its content".into()));
         }
         Ok(Some(world))
@@ -349,12 +364,37 @@ impl Home {
     /// A cached peer is only a hint: the node judges it, and one that cannot be used is learned anew.
     fn load_peers(&self) -> Result<Vec<(Address, Vec<u8>)>, HomeError> {
         let mut peers = Vec::new();
-        for (address, file) in self.list("peers.d", ".peer", 10)?.into_iter().take(MAX_CACHED_PEERS) {
+        for (address, file) in self.cached_peers(SystemTime::now())?.0 {
             if let Some(bytes) = self.read(&file)? {
                 peers.push((Address::from_u64(address), bytes));
             }
         }
         Ok(peers)
+    }
+
+    /// Files of cached peers that are not worth keeping: too old, or older than the newest [`MAX_CACHED_PEERS`].
+    pub fn stale_peers(&self, now: SystemTime) -> Result<Vec<PathBuf>, HomeError> {
+        Ok(self.cached_peers(now)?.1)
+    }
+
+    /// Cached peers, the newest first, and the files of those that are not worth keeping.
+    #[expect(clippy::type_complexity, reason = "two lists, taken apart at once")]
+    fn cached_peers(&self, now: SystemTime) -> Result<(Vec<(u64, PathBuf)>, Vec<PathBuf>), HomeError> {
+        let written = |file: &Path| fs::metadata(file).and_then(|m| m.modified()).ok();
+        let list = self.list("peers.d", ".peer", 10)?.into_iter();
+        // one that vanished meanwhile is not there
+        let mut dated: Vec<_> = list.filter_map(|(n, file)| Some((written(&file)?, n, file))).collect();
+        dated.sort_by_key(|(written, ..)| std::cmp::Reverse(*written));
+        let is_old = |written: SystemTime| now.duration_since(written).is_ok_and(|age| age > MAX_PEER_AGE);
+        let (mut kept, mut stale) = (Vec::new(), Vec::new());
+        for (written, address, file) in dated {
+            if kept.len() < MAX_CACHED_PEERS && !is_old(written) {
+                kept.push((address, file));
+            } else {
+                stale.push(file);
+            }
+        }
+        Ok((kept, stale))
     }
 
     fn load_token(&self) -> Result<Option<Zeroizing<String>>, HomeError> {
@@ -531,14 +571,40 @@ mod tests {
         assert!(text.contains("identity.secret: missing"), "{text}");
     }
 
+    fn flipped() -> Vec<u8> {
+        let mut flipped = DEFAULT_PLANET.to_vec();
+        flipped[300] ^= 1;
+        flipped
+    }
+
+    #[test]
+    fn of_the_cached_peers_the_newest_are_read_and_the_old_ones_are_named_for_removal() {
+        let (_dir, home, _) = made();
+        let now = SystemTime::now();
+        let written = |n: u64, age: Duration| {
+            let file = home.peer(Address::from_u64(n));
+            home.write(&file, PUBLIC, &n.to_be_bytes()).expect("write");
+            File::open(&file).and_then(|open| open.set_modified(now - age)).expect("set");
+            file
+        };
+        let day = Duration::from_hours(24);
+        let old = written(1, 31 * day);
+        written(2, 29 * day);
+        written(3, day);
+        let read: Vec<u64> = home.load().expect("load").peers.iter().map(|(address, _)| address.to_u64()).collect();
+        assert_eq!(read, [3, 2]);
+        assert_eq!(home.stale_peers(now).expect("list"), [old]);
+        assert_eq!(home.stale_peers(now + 2 * day).expect("list").len(), 2);
+    }
+
     #[test]
     fn a_damaged_planet_or_moon_is_refused_and_nothing_is_overwritten() {
         let (_dir, home, _) = made();
         refused(&home, &home.planet(), b"", "not a planet or moon");
         refused(&home, &home.planet(), &DEFAULT_PLANET[..400], "not a planet or moon");
-        let mut flipped = DEFAULT_PLANET.to_vec();
-        flipped[300] ^= 1;
-        refused(&home, &home.planet(), &flipped, "signature does not fit");
+        let key = hex::encode(World::parse(DEFAULT_PLANET).expect("planet").update_key);
+        fs::write(signer_file(&home.planet()), key).expect("write");
+        refused(&home, &home.planet(), &flipped(), "signature does not fit");
         refused(&home, &home.moon(7), DEFAULT_PLANET, "mixed up");
     }
 
@@ -550,7 +616,9 @@ mod tests {
         let root = Root { identity: next.public().clone(), endpoints: Vec::new() };
         let world = World::make(WorldKind::Planet, 9, 1, *next.public().public_key(), vec![root], &signer);
         fs::write(home.planet(), world.to_bytes()).expect("write");
-        assert!(home.load().is_err());
+        assert_eq!(home.load().expect("as ZeroTierOne leaves it: taken with a warning").planet, world);
+        fs::write(signer_file(&home.planet()), hex::encode(world.update_key)).expect("write");
+        assert!(home.load().is_err(), "a noted key must fit");
         fs::write(signer_file(&home.planet()), hex::encode(signer.public().public_key())).expect("write");
         assert_eq!(home.load().expect("load").planet, world);
     }

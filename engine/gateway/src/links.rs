@@ -14,6 +14,7 @@ use crate::netlink::{Interface, InterfaceAddress};
 
 /// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
 pub const MAX_LINKS: usize = 256;
+const _: () = assert!(MAX_LINKS <= uring::SOCKETS_MAX, "each needs a place in every ring");
 /// Interfaces that are never links: loopback, other overlays, other tunnels. // spec: paths, "Binder"
 pub const NEVER_BOUND: [&str; 4] = ["lo", "zt", "tun", "tap"];
 /// Where random ports begin, and how many there are. // spec: paths, "Sockets and ports"
@@ -76,7 +77,6 @@ impl Filter {
             .collect();
         wanted.sort();
         wanted.dedup_by_key(|w| w.ip);
-        wanted.truncate(MAX_LINKS);
         wanted
     }
 
@@ -125,6 +125,8 @@ pub enum LinkChange {
     Opened(Link, Vec<UdpSocket>),
     /// The address is gone, or is on another interface now.
     Closed(Link),
+    /// So many addresses now have no place among the [`MAX_LINKS`]; said when it becomes more.
+    LeftOut(u64),
     /// Cannot be bound now; tried again later.
     Failed(Wanted, io::Error),
 }
@@ -137,17 +139,23 @@ pub struct Links {
     last_id: u64,
     open: BTreeMap<IpAddr, Link>,
     failing: BTreeMap<IpAddr, Backoff>,
+    left_out: u64,
 }
 
 impl Links {
     /// No link yet; every socket will be on `port`.
     pub fn new(port: u16, shards: usize) -> Links {
-        Links { port, shards, last_id: 0, open: BTreeMap::new(), failing: BTreeMap::new() }
+        Links { port, shards, last_id: 0, open: BTreeMap::new(), failing: BTreeMap::new(), left_out: 0 }
     }
 
     /// The links that are open.
     pub fn iter(&self) -> impl Iterator<Item = &Link> {
         self.open.values()
+    }
+
+    /// Wanted addresses that have no place now.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// The link of a socket.
@@ -159,6 +167,11 @@ impl Links {
     /// until their pause is over.
     pub fn reconcile(&mut self, now_ms: u64, wanted: &[Wanted]) -> Vec<LinkChange> {
         let mut changes = Vec::new();
+        let (wanted, rest) = wanted.split_at(wanted.len().min(MAX_LINKS));
+        let left_out = rest.len() as u64;
+        if left_out > std::mem::replace(&mut self.left_out, left_out) {
+            changes.push(LinkChange::LeftOut(left_out));
+        }
         let keep = |l: &Link| wanted.iter().any(|w| w.ip == l.local.ip() && w.link == l.name);
         let gone: Vec<IpAddr> = self.open.values().filter(|l| !keep(l)).map(|l| l.local.ip()).collect();
         changes.extend(gone.iter().filter_map(|ip| self.open.remove(ip)).map(LinkChange::Closed));
@@ -321,6 +334,20 @@ mod tests {
         let retry = links.next_retry_ms().expect("a retry is due");
         assert!(matches!(links.reconcile(retry, &wanted).as_slice(), [LinkChange::Failed(..)]));
         assert!(links.next_retry_ms().expect("later") - retry > retry - 1000, "pauses grow");
+    }
+
+    #[test]
+    fn addresses_beyond_the_bound_are_left_out_reported_once_and_counted() {
+        let filter =
+            Filter { bind: (0..=MAX_LINKS as u32).map(|n| Ipv4Addr::from(n).into()).collect(), ..Filter::default() };
+        let wanted = filter.wanted(&[], &[], &BTreeSet::new());
+        let mut links = Links::new(0, 0);
+        let said = |changes: Vec<LinkChange>| changes.iter().filter(|c| matches!(c, LinkChange::LeftOut(1))).count();
+        assert_eq!((said(links.reconcile(0, &wanted)), links.left_out()), (1, 1));
+        assert_eq!((said(links.reconcile(1, &wanted)), links.left_out()), (0, 1), "once");
+        assert_eq!(links.iter().count(), MAX_LINKS);
+        links.reconcile(2, &wanted[1..]);
+        assert_eq!(links.left_out(), 0);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) fn all(control: &Control) -> Value {
     control.p.node.networks().counters().iter().for_each(|(name, n)| add_to(&mut networks, name, n));
 
     add!(gateway, control.counters; sends_refused frames_not_held);
+    add_to(&mut gateway, "links_left_out", control.links.left_out());
     add_to(&mut gateway, "proofs_dropped", control.p.prover.dropped);
     add_to(&mut gateway, "writes_failed", control.p.writer.failures());
     add_to(&mut gateway, "api_refused", control.p.gate.refused());
