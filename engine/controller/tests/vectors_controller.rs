@@ -5,7 +5,6 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use common::*;
 use controller::record::{self, NetworkSettings};
@@ -18,29 +17,8 @@ use wire::message::{Credentials, OkMessage};
 use wire::{Address, Dictionary, Identity, NetworkId, Now, Reader, Rule};
 
 /// Every vector file of a family, with its name.
-fn files(family: &str) -> Vec<(String, Value)> {
-    let folder = std::env::var_os("HAWSER_VECTORS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with(family) && name.ends_with(".json") {
-            found.push((name, serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()));
-        }
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(!found.is_empty(), "no {family}*.json in {}", folder.display());
-    found
-}
-
 fn cases<'a>(file: &'a Value, key: &str) -> &'a Vec<Value> {
     file[key].as_array().unwrap_or_else(|| panic!("no {key}"))
-}
-
-fn report(name: &str, cases: usize) {
-    println!("{name}: {cases} cases");
-    assert!(cases > 0, "{name} has no cases");
 }
 
 fn text<'a>(v: &'a Value, field: &str) -> &'a str {
@@ -70,12 +48,12 @@ fn refused_field(e: Error) -> String {
 
 #[test]
 fn vectors_of_address_assignment() {
-    for (name, file) in files("network-controller") {
+    for (name, file) in vectors::family("network-controller") {
         let cases = cases(&file, "address_assignment");
         for case in cases {
             assign_addresses(case);
         }
-        report(&format!("{name} address_assignment"), cases.len());
+        vectors::ran(&format!("{name} address_assignment"), cases.len());
     }
 }
 
@@ -161,7 +139,7 @@ fn post<S: Storage>(controller: &mut Controller<S>, now: Now, case: &str, id: Ne
 
 #[test]
 fn vectors_of_network_normalisation() {
-    for (name, file) in files("network-controller") {
+    for (name, file) in vectors::family("network-controller") {
         let cases = cases(&file, "network_normalisation");
         let mut controller = new_controller(MemoryStorage::default());
         for case in cases {
@@ -170,13 +148,13 @@ fn vectors_of_network_normalisation() {
             remove(&mut record, &["creationTime"]);
             assert_eq!(record, case["result_without_creationTime"], "{}", case["name"]);
         }
-        report(&format!("{name} network_normalisation"), cases.len());
+        vectors::ran(&format!("{name} network_normalisation"), cases.len());
     }
 }
 
 #[test]
 fn vectors_of_deauthorisation() {
-    for (name, file) in files("network-controller") {
+    for (name, file) in vectors::family("network-controller") {
         let case = &file["deauthorise"];
         let id = network_id(case);
         let identity_of = |label: &str| -> std::sync::Arc<Identity> {
@@ -220,13 +198,13 @@ fn vectors_of_deauthorisation() {
             ours.write(&mut payload);
             assert_eq!(payload, *expected);
         }
-        report(&format!("{name} deauthorise"), case["messages"].as_array().unwrap().len());
+        vectors::ran(&format!("{name} deauthorise"), case["messages"].as_array().unwrap().len());
     }
 }
 
 #[test]
 fn vectors_of_the_management_interface() {
-    for (name, file) in files("network-controller") {
+    for (name, file) in vectors::family("network-controller") {
         let folder = tempfile::tempdir().unwrap();
         let mut rest = Rest {
             controller: new_controller(FileStorage::open(folder.path().join("controller.d")).unwrap()),
@@ -247,7 +225,7 @@ fn vectors_of_the_management_interface() {
             .collect();
         left.sort();
         assert_eq!(json!(left), file["rest_files_left_on_disk"]);
-        report(&format!("{name} rest"), ours.len());
+        vectors::ran(&format!("{name} rest"), ours.len());
     }
 }
 
@@ -375,13 +353,13 @@ fn vectors_of_the_remembered_trace_level() {
 
 #[test]
 fn vectors_of_configurations() {
-    for (name, file) in files("network-config") {
+    for (name, file) in vectors::family("network-config") {
         let cases = cases(&file, "cases");
         for case in cases {
             let outputs = run_configuration(&file, case, 0x0102_0304_0506_0708);
             assert!(!outputs.is_empty());
         }
-        report(&format!("{name} cases (controller)"), cases.len());
+        vectors::ran(&format!("{name} cases (controller)"), cases.len());
     }
 }
 
@@ -511,7 +489,7 @@ fn compare_dictionaries(name: &str, case: &Value, outputs: &[Output]) {
 
 #[test]
 fn vectors_of_chunks() {
-    for (name, file) in files("network-config") {
+    for (name, file) in vectors::family("network-config") {
         let chunks = cases(&file, "chunks");
         for case in chunks {
             let of = cases(&file, "cases").iter().find(|c| c["name"] == case["config_case"]).unwrap();
@@ -536,18 +514,18 @@ fn vectors_of_chunks() {
                 assert_eq!(hex::encode(&payload), hex::encode(recorded), "{}", case["name"]);
             }
         }
-        report(&format!("{name} chunks (controller)"), chunks.len());
+        vectors::ran(&format!("{name} chunks (controller)"), chunks.len());
     }
 }
 
 #[test]
 fn vectors_of_rules_in_json() {
-    for (name, file) in files("network-rules") {
+    for (name, file) in vectors::family("network-rules") {
         let cases = cases(&file, "codec");
         for case in cases {
             rule_codec(case);
         }
-        report(&format!("{name} codec"), cases.len());
+        vectors::ran(&format!("{name} codec"), cases.len());
     }
 }
 

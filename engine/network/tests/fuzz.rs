@@ -50,7 +50,7 @@ fn fuzz(seeds: &[Vec<u8>], harness: impl Fn(u64, &[u8])) {
 
 #[test]
 fn a_configuration_of_any_bytes_is_refused_or_reads_the_same_once_written() {
-    let file = load("network-config.json");
+    let file = load("network-config");
     let seeds: Vec<_> = list(&file, "cases")
         .iter()
         .filter(|c| c["dictionary"].is_string())
@@ -141,7 +141,7 @@ impl Member {
 
 #[test]
 fn messages_and_frames_of_any_bytes_never_panic_and_pass_no_bound() {
-    let file = load("network-frames.json");
+    let file = load("network-frames");
     let mut seeds = Vec::new();
     for sequence in list(&file, "sequences") {
         seeds.extend(list(sequence, "steps").iter().flat_map(|step| recorded(step, sequence)));
@@ -166,7 +166,7 @@ fn recorded(step: &Value, sequence: &Value) -> Option<Vec<u8>> {
 
 #[test]
 fn every_verb_takes_every_recorded_payload() {
-    let file = load("network-frames.json");
+    let file = load("network-frames");
     let mut member = Member::new();
     for sequence in list(&file, "sequences") {
         for payload in list(sequence, "steps").iter().filter_map(|step| recorded(step, sequence)) {

@@ -48,7 +48,7 @@ const SPACED_CREDENTIALS: &str = "credentials that do not fit one packet";
 
 #[test]
 fn vectors_of_network_frames() {
-    for (name, file) in family("network-frames") {
+    for (name, file) in vectors::family("network-frames") {
         frames_file(&name, &file);
     }
 }
@@ -59,7 +59,7 @@ fn frames_file(name: &str, file: &Value) {
     for sequence in sequences {
         Member::new(sequence, &identities).run(sequence);
     }
-    finish(name, sequences.len());
+    vectors::ran(name, sequences.len());
 }
 
 /// The member node that a sequence is about.
@@ -352,7 +352,7 @@ fn take_early<T: PartialEq + Clone>(expected: &mut Vec<T>, actual: &[T], early: 
 
 #[test]
 fn vectors_of_network_config() {
-    for (name, file) in family("network-config") {
+    for (name, file) in vectors::family("network-config") {
         config_file(&name, &file);
     }
 }
@@ -384,7 +384,7 @@ fn config_file(name: &str, file: &Value) {
     let held = &file["node_request_with_config"];
     let case = named(file, "cases", text(held, "held_config_case"));
     request(held, Some(bytes(case, "dictionary")), &identities);
-    finish(name, cases);
+    vectors::ran(name, cases);
 }
 
 fn named<'a>(file: &'a Value, key: &str, name: &str) -> &'a Value {
@@ -606,7 +606,7 @@ fn record(networks: &mut Networks, around: &mut Around, network: NetworkId, memb
 }
 
 fn secret(name: &str) -> wire::SecretIdentity {
-    let file = load("network-config.json");
+    let file = load("network-config");
     text(&file["identities"][name], "secret").parse().unwrap()
 }
 
@@ -661,7 +661,7 @@ fn request(case: &Value, held: Option<Vec<u8>>, identities: &BTreeMap<String, Id
 
 #[test]
 fn vectors_of_network_credentials() {
-    for (name, file) in family("network-credentials") {
+    for (name, file) in vectors::family("network-credentials") {
         credentials_file(&name, &file);
     }
 }
@@ -697,7 +697,7 @@ fn credentials_file(name: &str, file: &Value) {
         cases += 1;
         membership_sequence(case, file, &identities);
     }
-    finish(name, cases);
+    vectors::ran(name, cases);
 }
 
 /// A credential of any kind.

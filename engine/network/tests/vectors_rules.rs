@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use network::addressing::{self, AdHoc, AdHocRefusal};
 use network::rules::{Claims, Context, Decision, Direction, Emulated, Frame, Verdict, evaluate, filter};
@@ -15,34 +14,44 @@ use wire::{Address, Mac, MulticastGroup, NetworkId, Reader};
 
 #[test]
 fn vectors_of_network_rules() {
-    let file = load("network-rules.json");
+    for (name, file) in vectors::family("network-rules") {
+        vectors::ran(&name, rules(&file));
+    }
+}
+
+fn rules(file: &Value) -> usize {
     let mut cases = 0;
-    for case in list(&file, "codec") {
+    for case in list(file, "codec") {
         cases += 1;
         codec(case);
     }
-    for case in list(&file, "binary") {
+    for case in list(file, "binary") {
         cases += 1;
         binary(case);
     }
-    for case in list(&file, "evaluation") {
+    for case in list(file, "evaluation") {
         cases += 1;
         evaluation(case);
     }
-    let addresses = addresses_of_identities(&file);
-    for case in list(&file, "whole_filter") {
+    let addresses = addresses_of_identities(file);
+    for case in list(file, "whole_filter") {
         cases += 1;
         whole_filter(case, &addresses);
     }
-    finish("network-rules.json", cases);
+    cases
 }
 
 #[test]
 fn vectors_of_network_addressing() {
-    let file = load("network-addressing.json");
-    let addresses = addresses_of_identities(&file);
+    for (name, file) in vectors::family("network-addressing") {
+        vectors::ran(&name, computed_addresses(&file));
+    }
+}
+
+fn computed_addresses(file: &Value) -> usize {
+    let addresses = addresses_of_identities(file);
     let mut cases = 0;
-    for case in list(&file, "mac") {
+    for case in list(file, "mac") {
         cases += 1;
         let (network, member) = (network_id(case), case["address"].as_str().unwrap().parse().unwrap());
         let mac = Mac::of_member(network, member);
@@ -50,7 +59,7 @@ fn vectors_of_network_addressing() {
         assert_eq!(mac.to_string(), text(case, "mac"), "{case}");
         assert_eq!(mac.member(network).unwrap().to_string(), text(case, "mac_to_address"), "{case}");
     }
-    for case in list(&file, "ipv6") {
+    for case in list(file, "ipv6") {
         cases += 1;
         let (network, member) = (network_id(case), text(case, "address").parse().unwrap());
         let (rfc4193, six_plane) = (addressing::rfc4193(network, member), addressing::six_plane(network, member));
@@ -59,22 +68,22 @@ fn vectors_of_network_addressing() {
         assert_eq!(hex::encode(rfc4193.octets()), text(case, "rfc4193_bytes"), "{case}");
         assert_eq!(hex::encode(six_plane.octets()), text(case, "sixplane_bytes"), "{case}");
     }
-    for case in list(&file, "tap_name") {
+    for case in list(file, "tap_name") {
         cases += 1;
         let collisions = case["collisions"].as_u64().unwrap();
         assert_eq!(addressing::tap_name(network_id(case), collisions), text(case, "name"), "{case}");
     }
-    for case in list(&file, "resolution_group") {
+    for case in list(file, "resolution_group") {
         cases += 1;
         let group = MulticastGroup::for_resolving(text(case, "ip").parse().unwrap());
         assert_eq!(group.mac.to_string(), text(case, "mac"), "{case}");
         assert_eq!(u64::from(group.adi), case["adi"].as_u64().unwrap(), "{case}");
     }
-    for case in list(&file, "adhoc") {
+    for case in list(file, "adhoc") {
         cases += 1;
         ad_hoc(case, &addresses);
     }
-    finish("network-addressing.json", cases);
+    cases
 }
 
 fn ad_hoc(case: &Value, addresses: &BTreeMap<String, Address>) {
@@ -276,19 +285,6 @@ fn whole_filter(case: &Value, addresses: &BTreeMap<String, Address>) {
         })
         .collect();
     assert_eq!(case["messages"], json!(sent), "{}", case["name"]);
-}
-
-fn finish(file: &str, cases: usize) {
-    println!("{file}: {cases} cases");
-    assert!(cases > 0);
-}
-
-fn load(file: &str) -> Value {
-    let folder = std::env::var("HAWSER_VECTORS")
-        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let path = folder.join(file);
-    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_slice(&bytes).unwrap()
 }
 
 fn list<'a>(file: &'a Value, key: &str) -> &'a [Value] {

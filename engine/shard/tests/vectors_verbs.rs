@@ -4,7 +4,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,11 +13,14 @@ use wire::keys::Keys;
 use wire::packet::{HDR_LEN, Packet, Suite};
 use wire::{Mac, NetworkId, SecretIdentity, Verb, compress};
 
-const FILE: &str = "wire-verbs.json";
-
 #[test]
 fn vectors_of_wire_verbs_through_a_shard() {
-    let file = load();
+    for (name, file) in vectors::family("wire-verbs") {
+        through_a_shard(&name, &file);
+    }
+}
+
+fn through_a_shard(name: &str, file: &Value) {
     let nodes: BTreeMap<&str, SecretIdentity> = file["nodes"]
         .as_object()
         .unwrap()
@@ -33,8 +35,7 @@ fn vectors_of_wire_verbs_through_a_shard() {
         cases += 1;
         delivered += captured(case, &nodes, &networks);
     }
-    println!("{FILE}: {cases} cases");
-    assert!(cases > 0);
+    vectors::ran(&format!("{name}, captured"), cases);
     assert!(delivered >= 5, "FRAMEs of suites 1 and 3, whole, relayed and in parts");
 }
 
@@ -94,12 +95,4 @@ fn captured(case: &Value, nodes: &BTreeMap<&str, SecretIdentity>, networks: &[Ne
     let expected = case.get("payload_on_wire").and_then(Value::as_str).map_or(payload, |p| hex::decode(p).unwrap());
     assert_eq!(hex::encode(plain), hex::encode(expected), "{name}");
     0
-}
-
-fn load() -> Value {
-    let folder = std::env::var("HAWSER_VECTORS")
-        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from);
-    let path = folder.join(FILE);
-    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_slice(&bytes).unwrap()
 }

@@ -19,7 +19,7 @@ pub const WINDOW_MS: u64 = 1_800_000;
 pub const DEFAULT_RULES: &str = "a5020800a5020806a50286dd00000100";
 
 pub fn secret(name: &str) -> SecretIdentity {
-    let file = load("network-frames.json");
+    let file = load("network-frames");
     text(&file["identities"][name], "secret").parse().unwrap()
 }
 

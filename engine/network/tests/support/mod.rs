@@ -4,7 +4,6 @@
 pub mod lab;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use network::{Action, Surroundings};
@@ -107,25 +106,9 @@ pub fn mac(text: &str) -> Mac {
     Mac(bytes.try_into().unwrap())
 }
 
-fn folder() -> PathBuf {
-    std::env::var("HAWSER_VECTORS")
-        .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors")), PathBuf::from)
-}
-
-/// One recorded file.
-pub fn load(file: &str) -> Value {
-    let path = folder().join(file);
-    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_slice(&bytes).unwrap()
-}
-
-/// Every recorded file whose name starts with this, by name.
-pub fn family(prefix: &str) -> Vec<(String, Value)> {
-    let entries = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = entries.filter(|n| n.starts_with(prefix) && n.ends_with(".json")).collect();
-    names.sort();
-    assert!(!names.is_empty(), "no {prefix}*.json");
-    names.into_iter().map(|name| (name.clone(), load(&name))).collect()
+/// The file of this family that the repository holds.
+pub fn load(family: &str) -> Value {
+    vectors::family(family).swap_remove(0).1
 }
 
 pub fn list<'a>(file: &'a Value, key: &str) -> &'a [Value] {
@@ -152,9 +135,4 @@ pub fn yes(case: &Value, key: &str) -> bool {
 pub fn identities(file: &Value) -> BTreeMap<String, Identity> {
     let named = file["identities"].as_object().unwrap();
     named.iter().map(|(name, i)| (name.clone(), text(i, "public").parse().unwrap())).collect()
-}
-
-pub fn finish(file: &str, cases: usize) {
-    println!("{file}: {cases} cases");
-    assert!(cases > 0);
 }
