@@ -144,10 +144,7 @@ pub fn probe() -> Result<Features, Missing> {
         let gro = sys::set_option_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         (udp::has_gso(socket.as_fd()), gro)
     });
-    let driver = tap::features();
-    let (multi_queue, vnet) = *driver.as_ref().unwrap_or(&(false, false));
-    let feature = |name, present, since, without| Feature { name, present, since, without };
-    Ok(Features(vec![
+    let mut all = vec![
         feature("io_uring", true, "5.1", "nothing works"),
         feature("provided-buffer rings", true, "5.19", "nothing works"),
         feature("multishot recvmsg", true, MINIMUM_KERNEL, "nothing works"),
@@ -162,10 +159,27 @@ pub fn probe() -> Result<Features, Missing> {
         feature("MIN_TIMEOUT", min_wait, RECOMMENDED_KERNEL, "a wake-up per completion under load"),
         feature("UDP_SEGMENT", gso, "4.18", "one send per datagram"),
         feature("UDP_GRO", gro, "5.0", "one receive per datagram"),
+    ];
+    all.extend(tap_features(&tap::features()));
+    Ok(Features(all))
+}
+
+fn feature(name: &'static str, present: bool, since: &'static str, without: &'static str) -> Feature {
+    Feature { name, present, since, without }
+}
+
+/// What the tun driver said. One that may not be asked is not said to be missing.
+fn tap_features(driver: &io::Result<(bool, bool)>) -> Vec<Feature> {
+    if driver.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        let without = "not permitted: no network can be joined (run as root, or with CAP_NET_ADMIN)";
+        return vec![feature("access to /dev/net/tun", false, "2.4", without)];
+    }
+    let (multi_queue, vnet) = *driver.as_ref().unwrap_or(&(false, false));
+    vec![
         feature("tun driver", driver.is_ok(), "2.4", "no network can be joined (modprobe tun)"),
         feature("TAP multi-queue", multi_queue, "3.8", "no network can be joined with more than one shard"),
         feature("TAP virtio-net header", vnet, "2.6.27", "single frames instead of super-frames"),
-    ]))
+    ]
 }
 
 /// Arms a multishot receive, sends one datagram and wants to see it arrive with more to come. Over a pair of local
@@ -262,6 +276,15 @@ mod tests {
         assert!(!features.has("a feature nobody has"));
         let text = Features(vec![Feature { name: "x", present: false, since: "9.9", without: "walk" }]).to_string();
         assert!(text.contains("no") && text.contains("Linux 9.9") && text.contains("without it: walk"), "{text}");
+    }
+
+    #[test]
+    fn a_tun_driver_that_may_not_be_used_is_not_said_to_be_missing() {
+        let text = |errno| Features(tap_features(&Err(io::Error::from_raw_os_error(errno)))).to_string();
+        for errno in [libc::EACCES, libc::EPERM] {
+            assert!(text(errno).contains("not permitted") && !text(errno).contains("tun driver"), "{}", text(errno));
+        }
+        assert!(text(libc::ENOENT).contains("modprobe tun"), "{}", text(libc::ENOENT));
     }
 
     #[test]
