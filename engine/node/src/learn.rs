@@ -155,6 +155,7 @@ impl Node {
         let good = valid
             && remote.port() != 0
             && self.roots.pins(peer).is_none_or(|endpoints| endpoints.iter().any(|e| e.ip() == ip))
+            && !self.roots.relays_from(remote, peer, &self.peers)
             && !self.managed_prefixes_contain(ip)
             && !self.overlay.iter().any(|p| p.contains(ip))
             && !self.settings.blacklisted(peer, ip);

@@ -181,6 +181,12 @@ impl Roots {
         self.upstreams.get(&address).map(|u| &u.endpoints[..]).filter(|e| !e.is_empty())
     }
 
+    /// Where a node other than `peer` relays for us: whatever comes from there, it is no path to `peer`.
+    pub(crate) fn relays_from(&self, remote: SocketAddr, peer: Address, peers: &Peers) -> bool {
+        let at = |a: &Address| peers.get(*a).is_some_and(|p| p.slots.iter().any(|s| s.path.remote == remote));
+        self.upstreams.iter().any(|(a, u)| *a != peer && (u.endpoints.contains(&remote) || at(a)))
+    }
+
     /// What HELLO says of our planet.
     pub(crate) fn planet_revision(&self) -> WorldRevision {
         self.planet.as_ref().map_or(WorldRevision { id: 0, timestamp: 0 }, revision)

@@ -419,4 +419,5 @@ fn a_relay_that_hides_its_hops_does_not_become_the_path_of_those_behind_it() {
     // spec: wire, "OK for NETWORK_CONFIG": it claims to answer an ECHO
     b.receive(p, 5, AT_ROOT, Verb::Ok, &ok_payload(Verb::Echo, pushed.id, b""));
     assert!(b.paths(p).is_empty());
+    assert!(b.take_to(p).is_empty(), "and no challenge, which the relay would pass on too");
 }
