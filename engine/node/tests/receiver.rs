@@ -1,11 +1,11 @@
 //! What a real node did with each datagram, against what ours does: the recorded stimuli in their order, for an
-//! ordinary
-//! node and a root. Where we differ on purpose, the difference is told from what the stimulus is, with the rule that
-//! wants it so.
+//! ordinary node and a root. Where we differ on purpose, the difference is told from what the stimulus is, with the rule
+//! that wants it so.
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
@@ -178,13 +178,22 @@ struct History {
 fn vectors_of_the_receiver_are_answered_as_recorded_or_better() {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors");
     let folder = std::env::var("HAWSER_VECTORS").unwrap_or_else(|_| default.to_owned());
-    let file = std::fs::read_to_string(format!("{folder}/wire-receiver.json")).unwrap();
-    let vectors: Value = serde_json::from_str(&file).unwrap();
-    let cases = vectors["cases"].as_array().unwrap();
-    println!("wire-receiver.json: {} cases", cases.len());
-    assert!(!cases.is_empty());
+    let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    files.retain(|path| name(path).starts_with("wire-receiver") && name(path).ends_with(".json"));
+    assert!(!files.is_empty(), "no wire-receiver*.json in {folder}");
+    for path in &files {
+        let vectors: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let cases = vectors["cases"].as_array().unwrap();
+        assert!(!cases.is_empty(), "{}", name(path));
+        run_all(&vectors, cases);
+        println!("{}: {} cases", name(path), cases.len());
+    }
+}
 
-    let mut nodes = BTreeMap::from([("B", bench(&vectors, "B")), ("R", bench(&vectors, "R"))]);
+fn run_all(vectors: &Value, cases: &[Value]) {
+    let mut nodes = BTreeMap::from([("B", bench(vectors, "B")), ("R", bench(vectors, "R"))]);
     let mut history = History::default();
     for case in cases {
         let bench = nodes.get_mut(text(&case["target"]).as_str()).unwrap();
