@@ -149,6 +149,8 @@ numbers! {
         remote_traces;
         /// Worlds offered that are not newer, not rightly signed, or not from somebody who may.
         world_refused;
+        /// Members that our controller authorised, no room to remember them.
+        authorised_full;
         /// Peers not watched for failing paths: too many.
         watched_full;
         /// Requests refused because a table of gates had no room.

@@ -23,13 +23,16 @@ pub(crate) struct Authorised {
 }
 
 impl Authorised {
-    fn insert(&mut self, network: NetworkId, member: Address, now_ms: u64) {
+    /// False if there is no room.
+    fn insert(&mut self, network: NetworkId, member: Address, now_ms: u64) -> bool {
         if self.since.len() >= AUTHORISED_MAX {
             self.expire(now_ms);
         }
-        if self.since.len() < AUTHORISED_MAX || self.since.contains_key(&(network, member)) {
+        let room = self.since.len() < AUTHORISED_MAX || self.since.contains_key(&(network, member));
+        if room {
             self.since.insert((network, member), now_ms);
         }
+        room
     }
 
     pub(crate) fn contains(&self, network: NetworkId, member: Address, now_ms: u64) -> bool {
@@ -111,7 +114,7 @@ impl Node {
             _ => None,
         };
         if let Some(Ok(network)) = configuration.map(|body| NetworkId::read(&mut Reader::new(body))) {
-            self.authorised.insert(network, to, now.ms());
+            self.counters.authorised_full += u64::from(!self.authorised.insert(network, to, now.ms()));
         }
         if to != self.address() {
             let expect_reply = verb == Verb::NetworkConfig;
@@ -282,5 +285,23 @@ impl Node {
     pub(crate) fn managed_prefixes_contain(&self, ip: IpAddr) -> bool {
         let configs = self.networks.iter().filter_map(|n| n.config());
         configs.flat_map(|c| &c.addresses).any(|prefix| prefix.contains(ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorised_members_are_bounded_and_expire() {
+        let (mut authorised, network) = (Authorised::default(), NetworkId(7));
+        let max = AUTHORISED_MAX as u64;
+        (0..max).for_each(|n| assert!(authorised.insert(network, Address::from_u64(n), 0)));
+        assert!(!authorised.insert(network, Address::from_u64(max), 1), "full");
+        assert!(authorised.insert(network, Address::from_u64(3), 1), "there already");
+        assert_eq!(authorised.len(), AUTHORISED_MAX);
+        assert!(authorised.insert(network, Address::from_u64(max), AUTHORISED_MS));
+        assert!(authorised.contains(network, Address::from_u64(3), AUTHORISED_MS));
+        assert_eq!(authorised.len(), 2);
     }
 }

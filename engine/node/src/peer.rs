@@ -328,3 +328,48 @@ impl Peers {
 
 /// The table of peers has no room.
 pub(crate) struct Full;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::SecretIdentity;
+
+    fn keys() -> Arc<Keys> {
+        let secret = |n: u8| SecretIdentity::from_parts(Address::from_u64(n.into()), zeroize::Zeroizing::new([n; 64]));
+        secret(1).agree(secret(2).public()).map(|key| Arc::new(Keys::new(key))).unwrap()
+    }
+
+    /// A peer that was made at `n` ms and never heard.
+    fn peer(keys: &Arc<Keys>, n: u64, stranger: bool) -> Peer {
+        let identity = Arc::new(Identity::from_parts(Address::from_u64(n), [1; 64]));
+        let mut peer = Peer::new(identity, keys.clone(), Proof::Known, n);
+        peer.upstream = !stranger;
+        peer
+    }
+
+    #[test]
+    fn a_table_full_of_friends_takes_nobody_and_a_stranger_makes_room() {
+        let (mut peers, keys, now_ms) = (Peers::default(), keys(), 1_000_000);
+        (1..PEERS_MAX as u64).for_each(|n| peers.insert(peer(&keys, n, false)));
+        assert!(matches!(peers.make_room(STRANGERS_MAX, now_ms), Ok(None)));
+        peers.insert(peer(&keys, PEERS_MAX as u64, false));
+        assert!(peers.make_room(STRANGERS_MAX, now_ms).is_err());
+        peers.insert(peer(&keys, 77, true));
+        peers.insert(peer(&keys, 78, true));
+        assert_eq!(peers.make_room(STRANGERS_MAX, now_ms).ok(), Some(Some(Address::from_u64(77))), "silent longest");
+        peers.get_mut(Address::from_u64(77)).unwrap().last_receive.set(now_ms);
+        assert_eq!(peers.make_room(PEERS_MAX, now_ms).ok(), Some(Some(Address::from_u64(78))));
+        assert_eq!(peers.len(), PEERS_MAX);
+    }
+
+    #[test]
+    fn strangers_have_a_bound_of_their_own_and_friends_are_not_counted_against_it() {
+        let (mut peers, keys) = (Peers::default(), keys());
+        (1..=100).for_each(|n| peers.insert(peer(&keys, n, false)));
+        for n in 0..STRANGERS_MAX as u64 {
+            assert!(matches!(peers.make_room(STRANGERS_MAX, 0), Ok(None)));
+            peers.insert(peer(&keys, 1000 + n, true));
+        }
+        assert_eq!(peers.make_room(STRANGERS_MAX, 10_000).ok(), Some(Some(Address::from_u64(1000))));
+    }
+}

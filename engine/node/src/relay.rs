@@ -163,3 +163,21 @@ fn meeting_points(a: &Peer, b: &Peer, now_ms: u64) -> Option<(Path, Path)> {
     let classes = scopes.iter().flat_map(|&scope| [(scope, false), (scope, true)]);
     classes.into_iter().find_map(|(scope, ipv4)| Some((best(a, scope, ipv4)?, best(b, scope, ipv4)?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn introduced_pairs_are_bounded_and_expire() {
+        let mut introductions = Introductions::default();
+        let note = |i: &mut Introductions, n: u64, ms| i.note(Address::from_u64(n), Address::from_u64(n + 1), ms);
+        let max = INTRODUCED_PAIRS_MAX as u64;
+        assert_eq!((0..max + 100).filter(|&n| note(&mut introductions, n, 0)).count(), INTRODUCED_PAIRS_MAX);
+        assert_eq!(introductions.len(), INTRODUCED_PAIRS_MAX);
+        assert!(note(&mut introductions, 5, 1), "a pair that is there");
+        assert!(!note(&mut introductions, max, INTRODUCTION_GATE_MS - 1));
+        assert!(note(&mut introductions, max, INTRODUCTION_GATE_MS));
+        assert_eq!(introductions.len(), 2);
+    }
+}

@@ -101,3 +101,19 @@ fn look(slot: &mut Slot, slow: bool, may_echo: bool, now_ms: u64) -> Look {
     watch.last_probe.set(now_ms);
     Look::Probe
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watched_peers_are_bounded_and_those_without_frames_are_let_go() {
+        let (mut node, now) = (crate::tests::node(), Now::at_ms(1000));
+        (0..WATCHED_MAX as u64 + 10).for_each(|n| node.watch(now, Address::from_u64(n + 1)));
+        assert_eq!((node.watched.len(), node.counters.watched_full), (WATCHED_MAX, 10));
+        node.watch(now, Address::from_u64(1));
+        assert_eq!(node.counters.watched_full, 10, "watched already");
+        node.watch_tick(now);
+        assert!(node.watched.is_empty());
+    }
+}
