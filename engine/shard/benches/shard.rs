@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use shard::{Config, Egress, Gso, Offload, PEERS_MAX, Route, Shard, SocketId, TapSlot, ToControl, Update};
+use shard::{Config, Egress, Gso, Offload, PEERS_MAX, Partial, Route, Shard, SocketId, TapSlot, ToControl, Update};
 use wire::keys::Keys;
 use wire::packet::Suite;
 use wire::recent::RECENT_IDS;
@@ -16,6 +16,33 @@ const ALICE: Address = Address::from_u64(0xfcac9e2c1f);
 const BOB: Address = Address::from_u64(0x92514cdce8);
 const SOCKET: SocketId = SocketId(1);
 const FRAME_LEN: usize = 1400;
+const SEGMENTS: usize = 40;
+const SEGMENT_LEN: usize = 1360;
+
+/// Keeps the datagrams.
+#[derive(Default)]
+struct Keep(Vec<Vec<u8>>);
+
+impl Egress for Keep {
+    fn tap(&mut self, _: NetworkId, _: &[u8]) {}
+
+    fn tap_open(&mut self, _: NetworkId, _: Gso) -> Option<TapSlot> {
+        None
+    }
+
+    fn tap_slot(&mut self, _: TapSlot) -> &mut [u8] {
+        &mut []
+    }
+
+    fn tap_close(&mut self, _: TapSlot, _: usize, _: Offload) {}
+
+    fn udp(&mut self, _: SocketId, _: SocketAddr, len: usize) -> Option<&mut [u8]> {
+        self.0.push(vec![0; len]);
+        self.0.last_mut().map(|buffer| &mut buffer[..])
+    }
+
+    fn control(&mut self, _: ToControl<'_>) {}
+}
 
 /// Takes everything and keeps the last datagram.
 struct Sink {
@@ -111,6 +138,51 @@ fn walks(c: &mut Criterion) {
     group.finish();
 }
 
+/// A TCP super-frame as the kernel hands it over.
+fn super_frame() -> (Offload, Vec<u8>) {
+    let payload = SEGMENTS * SEGMENT_LEN;
+    let len = (40 + payload as u16).to_be_bytes();
+    let ip = [&[0x45, 0][..], &len, &[0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]].concat();
+    let pseudo = (0x0a00u16 * 2 + 3 + 6).wrapping_add(20 + payload as u16).to_be_bytes();
+    let tcp = [&[1, 0, 2, 0, 0, 0, 0, 9, 0, 0, 0, 8, 0x50, 0x10, 1, 1][..], &pseudo, &[0, 0]].concat();
+    let ethernet = frame()[..14].to_vec();
+    let checksum = Some(Partial { start: 34, offset: 16 });
+    let offload = Offload { checksum, segments: Some((Gso::Tcp4, SEGMENT_LEN as u16)), headers_len: 54 };
+    (offload, [&ethernet[..], &ip, &tcp, &vec![7; payload]].concat())
+}
+
+/// A super-frame there and back: what a segment costs when its way is found once and its frame is joined to others.
+fn super_frames(c: &mut Criterion) {
+    let mut group = c.benchmark_group("super_frame");
+    group.throughput(Throughput::Elements(SEGMENTS as u64));
+    let (offload, mut bytes) = super_frame();
+    let mut alice = shard(ALICE, BOB, Suite::AesGmacSiv);
+    let mut out = Sink::new();
+    group.bench_function("cut", |b| {
+        b.iter(|| alice.outbound_offloaded(NETWORK, Ok(offload), black_box(&mut bytes), &mut out));
+    });
+    let mut bob = shard(BOB, ALICE, Suite::AesGmacSiv);
+    let sealed = |alice: &mut Shard| {
+        let mut kept = Keep::default();
+        alice.outbound_offloaded(NETWORK, Ok(offload), &mut bytes.clone(), &mut kept);
+        kept.0
+    };
+    group.bench_function("join", |b| {
+        b.iter_batched_ref(
+            || sealed(&mut alice),
+            |packets| {
+                for packet in packets {
+                    bob.inbound(Now::at_ms(1), SOCKET, remote(), packet, &mut out);
+                }
+                bob.flush(&mut out);
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    assert!(bob.counters().joined_in == bob.counters().frames_in && bob.counters().super_frames_in > 0);
+    group.finish();
+}
+
 fn lookup(c: &mut Criterion) {
     let mut bob = shard(BOB, ALICE, Suite::AesGmacSiv);
     let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
@@ -133,5 +205,5 @@ fn lookup(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, walks, lookup);
+criterion_group!(benches, walks, super_frames, lookup);
 criterion_main!(benches);

@@ -32,11 +32,11 @@ fn ip(arguments: &str) {
 
 /// A TAP in a namespace of its own, and a socket in that namespace, whose neighbour `10.9.0.<peer>` is across the TAP.
 fn overlay(own: Address, host: u8, peer: Address, peer_host: u8, queues: usize) -> (Tap, UdpSocket) {
-    let (tap, udp, _) = overlay_of(own, host, peer, peer_host, queues, false);
+    let (tap, udp, _) = overlay_of(own, host, peer, peer_host, queues, false, false);
     (tap, udp)
 }
 
-/// The same with or without super-frames, and with a TCP socket at port 701.
+/// The same with or without super-frames, and with a TCP socket at port 701, over IPv4 or IPv6.
 fn overlay_of(
     own: Address,
     host: u8,
@@ -44,6 +44,7 @@ fn overlay_of(
     peer_host: u8,
     queues: usize,
     super_frames: bool,
+    v6: bool,
 ) -> (Tap, UdpSocket, Socket) {
     assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces and TAP devices: run it as root");
     let make = move || {
@@ -60,11 +61,22 @@ fn overlay_of(
         let socket = UdpSocket::bind(format!("10.9.0.{host}:700")).unwrap();
         socket.connect(format!("10.9.0.{peer_host}:700")).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let tcp = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        tcp.bind(&SocketAddr::from(([10, 9, 0, host], 701)).into()).unwrap();
+        if v6 {
+            std::fs::write("/proc/sys/net/ipv6/conf/overlay0/disable_ipv6", "0").unwrap();
+            ip(&format!("address add fd09::{host}/64 dev overlay0 nodad"));
+            ip(&format!("neighbor replace fd09::{peer_host} lladdr {mac} dev overlay0"));
+        }
+        let at = tcp_address(host, v6);
+        let tcp = Socket::new(Domain::for_address(at), Type::STREAM, None).unwrap();
+        tcp.bind(&at.into()).unwrap();
         (tap, socket, tcp)
     };
     thread::spawn(make).join().unwrap()
+}
+
+fn tcp_address(host: u8, v6: bool) -> SocketAddr {
+    let address = if v6 { format!("[fd09::{host}]:701") } else { format!("10.9.0.{host}:701") };
+    address.parse().unwrap()
 }
 
 fn links(shards: usize) -> (Vec<UdpSocket>, SocketAddr) {
@@ -162,10 +174,17 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 #[test]
 fn super_frames_are_cut_joined_and_lose_nothing_with_either_kind_of_tap_at_the_far_end() {
     const BYTES: usize = 20 << 20;
-    for (shards, supers_a, supers_b) in [(1, true, true), (2, true, true), (1, true, false), (1, false, true)] {
+    let cases = [
+        (1, true, true, false),
+        (2, true, true, false),
+        (1, true, false, false),
+        (1, false, true, false),
+        (1, true, true, true),
+    ];
+    for (shards, supers_a, supers_b, v6) in cases {
         let ((sockets_a, at_a), (sockets_b, at_b)) = (links(shards), links(shards));
-        let (tap_a, udp_a, tcp_a) = overlay_of(A, 1, B, 2, shards, supers_a);
-        let (tap_b, udp_b, tcp_b) = overlay_of(B, 2, A, 1, shards, supers_b);
+        let (tap_a, udp_a, tcp_a) = overlay_of(A, 1, B, 2, shards, supers_a, v6);
+        let (tap_b, udp_b, tcp_b) = overlay_of(B, 2, A, 1, shards, supers_b, v6);
         let a = plane(A, B, shards, sockets_a, at_b);
         let b = plane(B, A, shards, sockets_b, at_a);
         add_tap(&a, tap_a);
@@ -183,7 +202,7 @@ fn super_frames_are_cut_joined_and_lose_nothing_with_either_kind_of_tap_at_the_f
             let mut copy = stream.try_clone().unwrap();
             io::copy(&mut stream, &mut copy).unwrap();
         });
-        tcp_a.connect(&SocketAddr::from(([10, 9, 0, 2], 701)).into()).unwrap();
+        tcp_a.connect(&tcp_address(2, v6).into()).unwrap();
         let mut stream = TcpStream::from(tcp_a);
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut writer = stream.try_clone().unwrap();
