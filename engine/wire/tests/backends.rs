@@ -116,6 +116,21 @@ fn the_largest_packet_is_the_same_on_every_backend() {
 }
 
 #[test]
+fn a_hello_tail_is_obscured_alike_on_every_backend() {
+    let mut rng = StdRng::seed_from_u64(11);
+    for len in 0..=LONGEST {
+        let (tail, id) = (random(len, &mut rng), rng.next_u64());
+        let mut expected = tail.clone();
+        Keys::with_backend(SharedKey::from_bytes([5; 48]), Backend::Portable).obscure_hello_tail(id, &mut expected);
+        for backend in Backend::available() {
+            let mut obscured = Framed::new(&tail, &mut rng);
+            Keys::with_backend(SharedKey::from_bytes([5; 48]), backend).obscure_hello_tail(id, obscured.packet());
+            obscured.check(&expected, &format!("{backend:?} {len}"));
+        }
+    }
+}
+
+#[test]
 fn what_the_processor_lacks_is_replaced_by_the_portable_backend() {
     assert!(Backend::Portable.is_available());
     assert!(Backend::best().is_available());
