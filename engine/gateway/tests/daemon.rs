@@ -60,8 +60,11 @@ impl World {
 
     /// A private network with both hosts in it; its ID and their addresses.
     fn network(&mut self) -> (String, [IpAddr; 2]) {
-        let words =
-            ["controller", "network", "create", "--name", "test", "--subnet", "10.77.0.0/24", "--ipv6", "rfc4193"];
+        self.network_of("10.77.0.0/24")
+    }
+
+    fn network_of(&mut self, subnet: &str) -> (String, [IpAddr; 2]) {
+        let words = ["controller", "network", "create", "--name", "test", "--subnet", subnet, "--ipv6", "rfc4193"];
         let made = self.root.cli(&words).expect("network");
         let id = made["id"].as_str().expect("id").to_owned();
         let mut addresses = [IpAddr::from([0, 0, 0, 0]); 2];
@@ -86,6 +89,12 @@ fn reaches(from: &Namespace, to: IpAddr, size: usize) -> bool {
     let plan = PingPlan { count: 5, size, ..PingPlan::default() };
     // No route yet is no answer.
     from.inside(|| ping(to, plan)).is_ok_and(|pings| pings.answered > 0)
+}
+
+/// Frames that the daemon wrote to a device.
+fn frames_in(ns: &Namespace, name: &str) -> u64 {
+    let shown: Value = serde_json::from_str(&device(ns, &["-s", "-j", "link", "show", "dev", name])).expect("JSON");
+    shown[0]["stats64"]["rx"]["packets"].as_u64().expect("a number")
 }
 
 fn device(ns: &Namespace, words: &[&str]) -> String {
@@ -116,15 +125,31 @@ fn two_members_of_an_own_controller_ping_each_other_through_their_taps() {
 #[test]
 fn a_member_that_is_shut_out_gets_nothing_through_and_one_that_leaves_has_no_device() {
     let mut world = World::new("out");
-    let (id, [_, b_ip]) = world.network();
+    let (id, [a_ip, b_ip]) = world.network();
     assert!(reaches(&world.spaces[1], b_ip, 56));
     let b = world.b.address().expect("address");
     world.root.cli(&["controller", "member", "deauthorize", &id, &b]).expect("shut out");
     until("frames stop", || !reaches(&world.spaces[1], b_ip, 56));
+    // Not only the answers: no frame of it comes out of the other's device, though its kernel tries.
+    let [a_name, b_name] = [&world.a, &world.b].map(|daemon| {
+        let network = daemon.network(&id).expect("networks").expect("joined");
+        network["portDeviceName"].as_str().expect("device").to_owned()
+    });
+    let before = frames_in(&world.spaces[1], &a_name);
+    let _ = world.spaces[2].ip(&["addr", "replace", "10.77.0.200/24", "dev", &b_name]);
+    assert!(!reaches(&world.spaces[2], a_ip, 56) && !reaches(&world.spaces[1], b_ip, 56));
+    assert_eq!(frames_in(&world.spaces[1], &a_name), before);
     world.a.cli(&["leave", &id]).expect("left");
     until("the device goes", || !device(&world.spaces[1], &["link", "show"]).contains("zt"));
     assert!(!world.dir.path().join(format!("a/networks.d/{id}.conf")).exists());
     assert_eq!(world.a.cli(&["networks"]).expect("networks"), json!([]));
+    let home = world.a.home().display().to_string();
+    for words in [vec!["leave", &id, "--home", &home], vec!["leave", &id, "--home", &home, "--json"]] {
+        let again = Command::new("ip").args(["netns", "exec", world.spaces[1].name(), HAWSER]).args(&words).output();
+        let again = again.expect("the program runs");
+        assert_eq!(again.status.code(), Some(4), "{words:?}: {}", text(&again.stderr));
+        assert!(text(&again.stderr).contains("not joined") && again.stdout.is_empty());
+    }
 }
 
 #[test]
@@ -148,10 +173,22 @@ fn a_daemon_that_starts_again_is_in_its_networks_before_anybody_answers() {
 fn a_device_that_somebody_removes_is_reported_and_made_again_while_the_rest_goes_on() {
     let mut world = World::new("gone");
     let (id, [_, b_ip]) = world.network();
+    let (_, [_, other_ip]) = world.network_of("10.78.0.0/24");
     assert!(reaches(&world.spaces[1], b_ip, 56));
+    until("the other network works", || reaches(&world.spaces[1], other_ip, 56));
     let name =
         world.a.network(&id).expect("networks").expect("joined")["portDeviceName"].as_str().expect("name").to_owned();
-    world.spaces[1].ip(&["link", "del", &name]).expect("removed");
+    let plan = PingPlan { count: 100, ..PingPlan::default() };
+    let there = || device(&world.spaces[1], &["link", "show"]).contains(&name);
+    let pings = std::thread::scope(|scope| {
+        let pings = scope.spawn(|| world.spaces[1].inside(|| ping(other_ip, plan)).expect("a way"));
+        std::thread::sleep(plan.interval * 10);
+        world.spaces[1].ip(&["link", "del", &name]).expect("removed");
+        assert!(!pings.is_finished(), "they go on while the device is gone");
+        pings.join().expect("pings")
+    });
+    assert_eq!(pings.answered, pings.sent, "the other network goes on\n{}", world.a.log_tail());
+    until("the device is back", there);
     until("the network works again", || reaches(&world.spaces[1], b_ip, 56));
     assert!(world.a.log_tail().contains("vanished"), "{}", world.a.log_tail());
 }
@@ -259,6 +296,24 @@ fn settings_that_change_are_taken_over_and_wrong_ones_change_nothing() {
     assert_eq!(listening(&world.a), json!([]), "still as before");
     std::fs::write(&file, "{}").expect("write");
     until("the link is back", || listening(&world.a) == json!(["10.90.0.2/9993"]));
+}
+
+#[test]
+fn a_damaged_controller_record_is_said_to_be_damaged_and_stays_as_it_is() {
+    let mut world = World::new("dmg");
+    let id =
+        world.root.cli(&["controller", "network", "create"]).expect("network")["id"].as_str().expect("id").to_owned();
+    world.root.stop();
+    let file = world.dir.path().join(format!("root/controller.d/network/{id}.json"));
+    std::fs::write(&file, "{ no record").expect("damaged");
+    let home = world.dir.path().join("root");
+    world.root = Daemon::start(Path::new(HAWSER), &world.spaces[0], &home, &["--shards", "2"]).expect("again");
+    for words in [vec!["show", &id], vec!["set", &id, "--name", "x"]] {
+        let refused =
+            world.root.cli(&[vec!["controller", "network"], words].concat()).expect_err("damaged").to_string();
+        assert!(refused.contains("is not overwritten"), "{refused}");
+    }
+    assert_eq!(std::fs::read(&file).expect("read"), b"{ no record");
 }
 
 #[test]
