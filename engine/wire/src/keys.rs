@@ -22,7 +22,6 @@ pub const KEY_LEN: usize = 48;
 
 const HOPS_MASK: u8 = 0xf8;
 const BLOCK: usize = 16;
-const SALSA_BLOCK: usize = 64;
 
 /// The key that two identities agree on, the same for ever. Wiped when dropped, never printed.
 #[derive(Clone)]
@@ -228,7 +227,7 @@ impl Keys {
         let encrypted_len = if suite == Suite::Salsa2012Poly1305 { packet_len - VERB } else { 0 };
         let mut stream = KeyStream::new(&key, &nonce, self.salsa);
         // The rest of block 0 is discarded: the payload's key stream starts at block 1.
-        let block = stream.next(SALSA_BLOCK, encrypted_len);
+        let block = stream.next(key_stream::BLOCK, encrypted_len);
         key.copy_from_slice(&block[..32]);
         (key, stream)
     }

@@ -8,6 +8,8 @@ use crate::simd::{self, QUAD_LEN};
 
 /// Quads of blocks made together: enough to keep vector units busy, few enough not to be a loss for a short packet.
 const BATCH: usize = 2;
+/// Bytes of a block.
+pub const BLOCK: usize = 64;
 
 /// Salsa20/12 key stream of one packet, made in batches.
 pub struct KeyStream {
@@ -32,18 +34,20 @@ impl KeyStream {
         KeyStream { source, batch: [[0; QUAD_LEN]; BATCH], used: 0, made: 0 }
     }
 
-    fn refill(&mut self, quads: usize) {
-        let quads = &mut self.batch[..quads];
-        (self.used, self.made) = (0, quads.len() * QUAD_LEN);
+    /// Makes key stream for `wanted` bytes, or as much as fits: whole blocks, or quads of them.
+    fn refill(&mut self, wanted: usize) {
+        self.used = 0;
         match &mut self.source {
             Source::Portable(stream) => {
-                for quad in quads {
-                    stream.write_keystream(quad);
-                }
+                let batch = self.batch.as_flattened_mut();
+                self.made = wanted.next_multiple_of(BLOCK).min(batch.len());
+                stream.write_keystream(&mut batch[..self.made]);
             }
             Source::Simd { salsa, key, nonce, next_block } => {
+                let quads = &mut self.batch[..wanted.div_ceil(QUAD_LEN).min(BATCH)];
+                self.made = quads.as_flattened().len();
                 salsa.write(key, nonce, *next_block, quads);
-                *next_block = next_block.wrapping_add(4 * quads.len() as u32);
+                *next_block = next_block.wrapping_add((self.made / BLOCK) as u32);
             }
         }
     }
@@ -51,7 +55,7 @@ impl KeyStream {
     /// The next bytes of key stream, at most `wanted` and at least one of them; `later` more will be wanted.
     pub fn next(&mut self, wanted: usize, later: usize) -> &[u8] {
         if self.used == self.made {
-            self.refill((wanted + later).div_ceil(QUAD_LEN).min(BATCH));
+            self.refill(wanted + later);
         }
         let from = self.used;
         self.used = self.made.min(from + wanted);
