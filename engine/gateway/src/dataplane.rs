@@ -248,6 +248,7 @@ impl DataPlane {
             let counters = Arc::default();
             let setup = worker::Setup {
                 shard,
+                shards: config.shards,
                 own: config.own,
                 ring: config.ring.clone(),
                 mail,

@@ -148,7 +148,7 @@ impl Node {
         verb: Verb,
         payload: &[u8],
     ) -> Handled {
-        if !self.peers.get_mut(from).is_some_and(|p| p.first_time(id)) {
+        if !self.peers.get(from).is_some_and(|p| p.keys.first_time(id)) {
             self.counters.dropped_repeat += 1;
             return Ok(Heard::NO);
         }

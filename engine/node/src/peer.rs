@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wire::message::Version;
-use wire::recent::RecentIds;
 use wire::{Address, Identity, Keys, Suite};
 
 use crate::gate::{Bucket, Stamp};
@@ -96,7 +95,6 @@ pub(crate) struct Peer {
     former: Vec<SocketAddr>,
     /// The last news about its reachability said "direct".
     pub(crate) announced_direct: bool,
-    recent: Option<Box<RecentIds>>,
 }
 
 impl Peer {
@@ -130,7 +128,6 @@ impl Peer {
             slots: Vec::new(),
             former: Vec::new(),
             announced_direct: false,
-            recent: None,
         }
     }
 
@@ -158,11 +155,6 @@ impl Peer {
     /// The suite for what is encrypted to it. // spec: wire, "Which suite the reference sends"
     pub(crate) fn suite(&self) -> Suite {
         if self.version.protocol >= 12 { Suite::AesGmacSiv } else { Suite::Salsa2012Poly1305 }
-    }
-
-    /// False if a packet of this ID came already.
-    pub(crate) fn first_time(&mut self, packet_id: u64) -> bool {
-        self.recent.get_or_insert_with(Default::default).insert(packet_id)
     }
 
     pub(crate) fn slot(&self, path: &Path) -> Option<&Slot> {

@@ -89,7 +89,7 @@ fn remote() -> SocketAddr {
 }
 
 fn shard(own: Address, peer: Address, suite: Suite) -> Shard {
-    let mut shard = Shard::new(own, Config { seed: [7; 32] });
+    let mut shard = Shard::new(own, Config { seed: [7; 32], shards: 1 });
     let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
     let route = Some(Route { socket: SOCKET, remote: remote(), mtu: 1500 });
     shard.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, own), mtu: 2800, fast: true });

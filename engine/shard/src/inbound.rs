@@ -122,7 +122,7 @@ impl Shard {
         }
         let Some(peer) = self.tables.peers.get_mut(&sender) else { return };
         // spec: paths, "Hardening bounds", duplicates
-        if !peer.recent.get_or_insert_default().insert(view.id()) {
+        if !peer.keys.first_time(view.id()) {
             self.counters.duplicate += 1;
             return;
         }

@@ -55,6 +55,8 @@ struct Path {
 pub struct Config {
     /// Unpredictable, and another one for every shard and every start: packet IDs and table hashing come from it.
     pub seed: [u8; 32],
+    /// How many shards the gateway has: they share what the node may keep for incomplete packets.
+    pub shards: usize,
 }
 
 /// The tables, buffers and counters of one core.
@@ -77,7 +79,7 @@ impl Shard {
         Shard {
             own,
             tables: tables::Tables::new(ids.next_u64()),
-            reassembler: Reassembler::new(ids.next_u64()),
+            reassembler: Reassembler::with_share(ids.next_u64(), config.shards),
             coalescer: coalesce::Coalescer::new(ids.next_u64()),
             ids,
             scratch: Box::new([0; MAX_PACKET]),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use wire::keys::Keys;
 use wire::packet::Suite;
-use wire::recent::RecentIds;
 use wire::{Address, Mac, NetworkId};
 
 use crate::activity::{Activity, Ledger};
@@ -84,8 +83,6 @@ pub(crate) struct Peer {
     pub(crate) keys: Arc<Keys>,
     pub(crate) suite: Suite,
     pub(crate) route: Option<Route>,
-    /// IDs of the frames it sent last; made when the first one comes.
-    pub(crate) recent: Option<RecentIds>,
     ledger: Ledger,
 }
 
@@ -146,7 +143,7 @@ impl Tables {
                 Some(peer) => (peer.keys, peer.suite, peer.route) = (keys, suite, route),
                 None if peers_full => counters.peers_full += 1,
                 None => {
-                    let peer = Peer { keys, suite, route, recent: None, ledger: Ledger::default() };
+                    let peer = Peer { keys, suite, route, ledger: Ledger::default() };
                     self.peers.insert(address, peer);
                 }
             },

@@ -49,7 +49,7 @@ fn captured(case: &Value, nodes: &BTreeMap<&str, SecretIdentity>, networks: &[Ne
     let receiver = by_address("destination").unwrap_or_else(|| panic!("unknown destination in {}", case["name"]));
     let (from, own) = (sender.public().address(), receiver.public().address());
 
-    let mut shard = Shard::new(own, Config { seed: [1; 32] });
+    let mut shard = Shard::new(own, Config { seed: [1; 32], shards: 1 });
     let keys = Arc::new(Keys::new(receiver.agree(sender.public()).unwrap()));
     shard.apply(Update::Peer { address: from, keys, suite: Suite::AesGmacSiv, route: None });
     for &id in networks {

@@ -152,6 +152,8 @@ pub struct ReassemblyCounters {
 /// numbers lie below it, and everything is bounded. A head on a path is remembered until its fragments come.
 #[derive(Debug)]
 pub struct Reassembler<K> {
+    sets_max: usize,
+    bytes_max: usize,
     /// Oldest first.
     sets: LinkedHashMap<(u64, K), Set, FixedState>,
     by_path: HashMap<K, PathSets, FixedState>,
@@ -194,10 +196,18 @@ impl PathSets {
 impl<K: Copy + Eq + Hash> Reassembler<K> {
     /// Holds nothing yet. `seed` should be random: it keeps strangers from choosing IDs that collide in our tables.
     pub fn new(seed: u64) -> Reassembler<K> {
+        Reassembler::with_share(seed, 1)
+    }
+
+    /// One of `sharers` that keep the totals together: each has an equal part of them.
+    pub fn with_share(seed: u64, sharers: usize) -> Reassembler<K> {
         let hasher = FixedState::with_seed(seed);
+        let sets_max = (SETS_TOTAL / sharers.max(1)).max(1);
         Reassembler {
-            sets: LinkedHashMap::with_capacity_and_hasher(SETS_TOTAL, hasher.clone()),
-            by_path: HashMap::with_capacity_and_hasher(SETS_TOTAL, hasher),
+            sets_max,
+            bytes_max: (REASSEMBLY_BYTES / sharers.max(1)).max(MAX_PACKET),
+            sets: LinkedHashMap::with_capacity_and_hasher(sets_max, hasher.clone()),
+            by_path: HashMap::with_capacity_and_hasher(sets_max, hasher),
             bytes: 0,
             spare: Vec::with_capacity(SPARE_BUFFERS),
             counters: ReassemblyCounters::default(),
@@ -295,7 +305,7 @@ impl<K: Copy + Eq + Hash> Reassembler<K> {
         if set.is_complete() {
             return self.complete(key);
         }
-        while self.bytes > REASSEMBLY_BYTES && self.evict(path, Some(id)) {}
+        while self.bytes > self.bytes_max && self.evict(path, Some(id)) {}
         None
     }
 
@@ -303,7 +313,7 @@ impl<K: Copy + Eq + Hash> Reassembler<K> {
     fn open(&mut self, now: Now, key: (u64, K)) {
         let (id, path) = key;
         let of_path = self.by_path.get(&path).map_or(0, |sets| sets.len);
-        if of_path == SETS_PER_PATH || self.sets.len() == SETS_TOTAL {
+        if of_path == SETS_PER_PATH || self.sets.len() == self.sets_max {
             self.evict(path, None);
         }
         let bytes = self.spare.pop().unwrap_or_default();

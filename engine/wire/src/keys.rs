@@ -5,6 +5,7 @@ mod key_stream;
 mod siv;
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use hmac::{Hmac, KeyInit, Mac};
 use poly1305::Poly1305;
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 use self::key_stream::KeyStream;
 pub use self::siv::GmacSiv;
 use crate::packet::{FLAGS, HDR_LEN, MAC, Suite, VERB};
+use crate::recent::RecentIds;
 use crate::simd::{self, Backend};
 
 /// Bytes of the key two identities agree on.
@@ -100,13 +102,16 @@ pub enum OpenError {
     Forged,
 }
 
-/// One peer's keys, scheduled once so that a packet pays for nothing but itself. Callers share it in an `Arc`.
+/// One peer's keys, scheduled once so that a packet pays for nothing but itself, and the IDs of what it sealed with them
+/// last. Callers share it in an `Arc`, so that all cores judge repeats alike; clones share the IDs too.
 #[derive(Clone)]
 pub struct Keys {
     shared: SharedKey,
     siv: GmacSiv,
     salsa: Option<simd::Salsa2012>,
     poly1305: Option<simd::Poly1305>,
+    /// Made when the first frame comes: most peers never send one.
+    recent: Arc<OnceLock<RecentIds>>,
 }
 
 impl Keys {
@@ -120,7 +125,13 @@ impl Keys {
     pub fn with_backend(shared: SharedKey, backend: Backend) -> Keys {
         let siv = GmacSiv::with_backend(&shared.aes_key(b'0'), &shared.aes_key(b'1'), backend);
         let (salsa, poly1305) = (simd::Salsa2012::new(backend), simd::Poly1305::new(backend));
-        Keys { shared, siv, salsa, poly1305 }
+        Keys { shared, siv, salsa, poly1305, recent: Arc::default() }
+    }
+
+    /// False if a packet of this ID, opened with these keys, was shown here before, on any core.
+    // spec: paths, "Hardening bounds", duplicates
+    pub fn first_time(&self, packet_id: u64) -> bool {
+        self.recent.get_or_init(RecentIds::new).insert(packet_id)
     }
 
     /// Protects a whole packet in place. ID, addresses, verb and the fragmented flag must be final; suite bits and MAC

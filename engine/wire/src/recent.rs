@@ -1,20 +1,22 @@
-//! The last packet IDs of one peer. IDs are random, so this is a set and not a counter; it allocates when made and never
-//! again. // spec: paths, "Hardening bounds", duplicates
+//! The last packet IDs of one peer, for all cores together. IDs are random, so this is a set and not a counter; it
+//! allocates when made and never again. // spec: paths, "Hardening bounds", duplicates
 
-/// IDs remembered per peer.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// IDs remembered per peer at least; twice as many at most.
 pub const RECENT_IDS: usize = 1024;
 
 const SLOTS: usize = RECENT_IDS * 2;
-const EMPTY: u16 = u16::MAX;
+const GENERATIONS: usize = 3;
+const EMPTY: u64 = 0;
 
-/// The last [`RECENT_IDS`] packet IDs, 12 KiB.
-#[derive(Clone, Debug)]
+/// The last packet IDs, 48 KiB. Three tables take turns: one is filled, the one before it is still searched, the third
+/// has been forgotten and is emptied. So no core ever waits for another, and none moves what another reads. Two cores that
+/// get the same ID in the very instant of a turn may both take it for new; at any other time one of them wins.
+#[derive(Debug)]
 pub struct RecentIds {
-    /// In order of arrival; the next to be forgotten is at `oldest` once the ring is full.
-    ring: Vec<u64>,
-    oldest: usize,
-    /// Open addressing with linear probing: positions in `ring`.
-    slots: Box<[u16]>,
+    tables: [Box<[AtomicU64]>; GENERATIONS],
+    inserted: AtomicU64,
 }
 
 impl Default for RecentIds {
@@ -26,56 +28,49 @@ impl Default for RecentIds {
 impl RecentIds {
     /// Remembers nothing yet.
     pub fn new() -> RecentIds {
-        RecentIds { ring: Vec::with_capacity(RECENT_IDS), oldest: 0, slots: vec![EMPTY; SLOTS].into_boxed_slice() }
+        let table = |_| (0..SLOTS).map(|_| AtomicU64::new(EMPTY)).collect();
+        RecentIds { tables: std::array::from_fn(table), inserted: AtomicU64::new(0) }
     }
 
     /// Remembers `id`; false if it is a repeat.
-    pub fn insert(&mut self, id: u64) -> bool {
-        let Err(free) = self.find(id) else {
+    pub fn insert(&self, id: u64) -> bool {
+        let id = id.max(1); // 0 marks a free slot; an ID of 0 passes for 1
+        let turn = self.inserted.load(Ordering::Acquire) as usize / RECENT_IDS;
+        let [current, previous] = [turn, turn + GENERATIONS - 1].map(|t| &self.tables[t % GENERATIONS]);
+        if Self::contains(previous, id) || !Self::put(current, id) {
             return false;
-        };
-        if self.ring.len() < RECENT_IDS {
-            self.slots[free] = self.ring.len() as u16;
-            self.ring.push(id);
-            return true;
         }
-        self.forget(self.ring[self.oldest]);
-        // Forgetting moves slots, so the free one is sought again.
-        if let Err(free) = self.find(id) {
-            self.slots[free] = self.oldest as u16;
-            self.ring[self.oldest] = id;
+        let inserted = self.inserted.fetch_add(1, Ordering::AcqRel) as usize + 1;
+        if inserted.is_multiple_of(RECENT_IDS) {
+            // What was searched until now is not searched any more, and is filled next.
+            let turn = inserted / RECENT_IDS;
+            self.tables[(turn + 1) % GENERATIONS].iter().for_each(|slot| slot.store(EMPTY, Ordering::Release));
         }
-        self.oldest = (self.oldest + 1) % RECENT_IDS;
         true
     }
 
-    /// The slot that holds `id`, or the free one where it would go. Half of the slots are always free.
-    fn find(&self, id: u64) -> Result<usize, usize> {
-        let mut at = home(id);
-        loop {
-            match self.slots[at] {
-                EMPTY => return Err(at),
-                position if self.ring[usize::from(position)] == id => return Ok(at),
-                _ => at = (at + 1) % SLOTS,
-            }
-        }
+    fn contains(table: &[AtomicU64], id: u64) -> bool {
+        Self::probe(table, id)
+            .map(|slot| slot.load(Ordering::Acquire))
+            .take_while(|&held| held != EMPTY)
+            .any(|held| held == id)
     }
 
-    fn forget(&mut self, id: u64) {
-        let Ok(mut hole) = self.find(id) else {
-            return;
-        };
-        self.slots[hole] = EMPTY;
-        // Whatever was pushed past the hole moves back into it, so that no search stops too early.
-        let mut at = (hole + 1) % SLOTS;
-        while self.slots[at] != EMPTY {
-            let start = home(self.ring[usize::from(self.slots[at])]);
-            if (at + SLOTS - start) % SLOTS >= (at + SLOTS - hole) % SLOTS {
-                self.slots.swap(hole, at);
-                hole = at;
+    /// False if it is there already. Half of the slots are free, but for a core that was held up for a whole turn.
+    fn put(table: &[AtomicU64], id: u64) -> bool {
+        for slot in Self::probe(table, id) {
+            match slot.compare_exchange(EMPTY, id, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(held) if held == id => return false,
+                Err(_) => {}
             }
-            at = (at + 1) % SLOTS;
         }
+        true
+    }
+
+    fn probe(table: &[AtomicU64], id: u64) -> impl Iterator<Item = &AtomicU64> {
+        let (before, from) = table.split_at(home(id));
+        from.iter().chain(before)
     }
 }
 
@@ -87,27 +82,33 @@ fn home(id: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::sync::atomic::AtomicUsize;
 
     use proptest::prelude::*;
 
     use super::*;
 
     #[test]
-    fn an_id_is_a_repeat_until_1024_others_came() {
-        let mut recent = RecentIds::new();
-        assert!(recent.insert(7));
-        for id in 1000..1000 + RECENT_IDS as u64 - 1 {
-            assert!(recent.insert(id));
+    fn an_id_is_a_repeat_until_1024_others_came_and_forgotten_after_2048() {
+        for phase in [0, 1, 500, 1023] {
+            let recent = RecentIds::new();
+            (0..phase).for_each(|n| assert!(recent.insert(1_000_000 + n)));
+            assert!(recent.insert(7));
+            for id in 1000..1000 + RECENT_IDS as u64 {
+                assert!(!recent.insert(7), "phase {phase}, before {id}");
+                assert!(recent.insert(id));
+            }
+            for id in 10_000..10_000 + RECENT_IDS as u64 {
+                assert!(recent.insert(id));
+            }
+            assert!(recent.insert(7), "phase {phase}: 7 is older than 2048 others");
         }
-        assert!(!recent.insert(7));
-        assert!(recent.insert(99));
-        assert!(recent.insert(7), "7 was the oldest and is forgotten");
     }
 
     #[test]
     fn colliding_ids_cost_time_but_not_correctness() {
-        let mut recent = RecentIds::new();
-        let same_home: Vec<u64> = (0..).filter(|&id| home(id) == SLOTS - 1).take(1500).collect();
+        let recent = RecentIds::new();
+        let same_home: Vec<u64> = (1..).filter(|&id| home(id) == SLOTS - 1).take(3500).collect();
         for &id in &same_home {
             assert!(recent.insert(id));
             assert!(!recent.insert(id));
@@ -115,19 +116,36 @@ mod tests {
         assert!(recent.insert(same_home[0]));
     }
 
+    #[test]
+    fn of_several_cores_with_the_same_id_one_wins() {
+        let (recent, taken) = (RecentIds::new(), AtomicUsize::new(0));
+        const IDS: u64 = 900; // within one turn
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    let new = (1..=IDS).filter(|&id| recent.insert(id)).count();
+                    taken.fetch_add(new, Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), IDS as usize);
+    }
+
     proptest! {
         #[test]
-        fn it_behaves_like_a_queue_of_the_last_1024(ids in prop::collection::vec(0u64..1500, 0..4000)) {
-            let mut recent = RecentIds::new();
+        fn it_remembers_the_last_1024_and_nothing_older_than_2048(ids in prop::collection::vec(1u64..4000, 0..9000)) {
+            let recent = RecentIds::new();
             let mut model = VecDeque::new();
             for id in ids {
-                let fresh = !model.contains(&id);
-                prop_assert_eq!(recent.insert(id), fresh);
+                let age = model.iter().rev().position(|&known| known == id);
+                let fresh = recent.insert(id);
+                match age {
+                    Some(age) if age < RECENT_IDS => prop_assert!(!fresh),
+                    Some(age) if age < 2 * RECENT_IDS => {}
+                    _ => prop_assert!(fresh),
+                }
                 if fresh {
                     model.push_back(id);
-                    if model.len() > RECENT_IDS {
-                        model.pop_front();
-                    }
                 }
             }
         }

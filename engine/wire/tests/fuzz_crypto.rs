@@ -174,7 +174,7 @@ fn identity_texts_of_any_form_are_read_or_refused() {
 #[test]
 fn recent_ids_take_any_sequence() {
     any_bytes!(200, 8192).for_each(|bytes: &Vec<u8>| {
-        let mut recent = RecentIds::new();
+        let recent = RecentIds::new();
         for &id in bytes.as_chunks::<8>().0 {
             let id = u64::from_be_bytes(id);
             recent.insert(id);

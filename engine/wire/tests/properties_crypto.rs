@@ -293,6 +293,16 @@ fn packet_1025_pushes_out_the_oldest_of_its_own_path_first_and_of_all_else() {
 }
 
 #[test]
+fn reassemblers_that_share_keep_the_totals_together() {
+    let mut shares: [Reassembler<u64>; 4] = std::array::from_fn(|n| Reassembler::with_share(n as u64, 4));
+    for share in &mut shares {
+        (0..SETS_TOTAL as u64).for_each(|path| drop(share.fragment(Now::at_ms(0), path, &fragment(path, 2, 1, 10))));
+    }
+    assert_eq!(shares.iter().map(Reassembler::sets).sum::<usize>(), SETS_TOTAL);
+    assert!(shares.iter().map(Reassembler::bytes).sum::<usize>() <= REASSEMBLY_BYTES);
+}
+
+#[test]
 fn eight_mebibytes_are_the_end_of_it() {
     let mut r = Reassembler::new(1);
     let now = Now::at_ms(0);

@@ -65,6 +65,7 @@ pub(super) struct Mail {
 
 pub(super) struct Setup {
     pub(super) shard: usize,
+    pub(super) shards: usize,
     pub(super) own: Address,
     pub(super) ring: uring::Config,
     pub(super) mail: Mail,
@@ -183,7 +184,7 @@ impl Worker {
         let clock = Clock { start, unix_ms };
         Worker {
             number: setup.shard,
-            shard: Shard::new(setup.own, shard::Config { seed: rand::random() }),
+            shard: Shard::new(setup.own, shard::Config { seed: rand::random(), shards: setup.shards }),
             now: clock.now(start),
             clock,
             mail: setup.mail,

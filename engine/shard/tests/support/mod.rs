@@ -27,7 +27,7 @@ pub fn keys() -> Arc<Keys> {
 }
 
 pub fn new_shard(own: Address, seed: u8) -> Shard {
-    Shard::new(own, Config { seed: [seed; 32] })
+    Shard::new(own, Config { seed: [seed; 32], shards: 1 })
 }
 
 /// A shard of `own` on the fast network, of which `peer` is an allowed member with a route.
