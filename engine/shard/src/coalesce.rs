@@ -41,7 +41,7 @@ const FRAGMENT: u16 = 0x3fff;
 const DONT_FRAGMENT: u16 = 0x4000;
 
 /// The super-frames that grow in this turn.
-pub(crate) struct Coalescer {
+pub struct Coalescer {
     /// Oldest first.
     flows: Vec<Flow>,
     hasher: FixedState,
@@ -94,12 +94,13 @@ struct Segment {
 }
 
 impl Coalescer {
-    pub(crate) fn new(seed: u64) -> Coalescer {
+    /// Nothing is open yet. `seed` should be random: who collides with another only makes it end sooner.
+    pub fn new(seed: u64) -> Coalescer {
         Coalescer { flows: Vec::with_capacity(FLOWS_MAX), hasher: FixedState::with_seed(seed) }
     }
 
     /// Takes a frame for a TAP.
-    pub(crate) fn push(&mut self, network: NetworkId, frame: &[u8], out: &mut impl Egress, counters: &mut Counters) {
+    pub fn push(&mut self, network: NetworkId, frame: &[u8], out: &mut impl Egress, counters: &mut Counters) {
         match self.shape(frame) {
             Shape::Other => out.tap(network, frame),
             Shape::Pair(pair) => {
@@ -115,7 +116,7 @@ impl Coalescer {
     }
 
     /// Ends everything that is open: the turn is over.
-    pub(crate) fn flush(&mut self, out: &mut impl Egress, counters: &mut Counters) {
+    pub fn flush(&mut self, out: &mut impl Egress, counters: &mut Counters) {
         for flow in self.flows.drain(..) {
             flow.end(out, counters);
         }

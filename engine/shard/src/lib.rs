@@ -31,9 +31,10 @@ use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
 pub use activity::{ACTIVITY_PATHS_MAX, Activity};
-pub use coalesce::{DATAGRAMS_MAX, FLOWS_MAX};
+pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, TapSlot, ToControl};
 pub use offload::{Gso, Offload, Partial, UnknownOffload};
+pub use segment::Segments;
 pub use tables::{MEMBERS_MAX, NETWORKS_MAX, PEERS_MAX, Route, Update};
 
 /// Bytes of an Ethernet header without VLAN tag.

@@ -34,7 +34,7 @@ pub(crate) fn complete(frame: &mut [u8], Partial { start, offset }: Partial) -> 
 }
 
 /// A super-frame on its way into pieces.
-pub(crate) struct Segments<'a> {
+pub struct Segments<'a> {
     /// Those of the segment made last; before the first, as they came.
     headers: [u8; HEADERS_MAX],
     headers_len: usize,
@@ -54,7 +54,7 @@ pub(crate) struct Segments<'a> {
 
 impl<'a> Segments<'a> {
     /// Understands a super-frame, or none that can be cut.
-    pub(crate) fn new(frame: &'a [u8], offload: &Offload) -> Option<Segments<'a>> {
+    pub fn new(frame: &'a [u8], offload: &Offload) -> Option<Segments<'a>> {
         let ((kind, bytes), partial) = (offload.segments?, offload.checksum?);
         let network = network_header(frame)?;
         let ethertype: [u8; 2] = frame.get(network - 2..network)?.try_into().ok()?;
@@ -116,7 +116,8 @@ impl<'a> Segments<'a> {
     }
 
     /// How many segments are left.
-    pub(crate) fn len(&self) -> usize {
+    #[allow(clippy::len_without_is_empty)] // empty is when `next` says so
+    pub fn len(&self) -> usize {
         self.left.len().div_ceil(self.bytes)
     }
 
@@ -126,7 +127,8 @@ impl<'a> Segments<'a> {
     }
 
     /// The next segment: all its headers, and its payload where it lies.
-    pub(crate) fn next(&mut self) -> Option<(&[u8], &'a [u8])> {
+    #[allow(clippy::should_implement_trait)] // the headers are lent until the next one is made
+    pub fn next(&mut self) -> Option<(&[u8], &'a [u8])> {
         if self.left.is_empty() {
             return None;
         }
