@@ -1,8 +1,9 @@
 //! What every room counted, as one JSON object; what never happened is left out.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Control;
+use crate::dataplane::ShardCounters;
 
 /// Adds fields of a counter struct to a map, by their names.
 macro_rules! add {
@@ -18,7 +19,7 @@ fn add_to(to: &mut Map<String, Value>, name: &str, n: u64) {
     }
 }
 
-/// Every counter that is not zero, by room. Shards are added up.
+/// Every counter that is not zero, by room. Shards are added up, and also one by one in `perShard`.
 pub(super) fn all(control: &Control) -> Value {
     let (mut node, mut networks, mut gateway) = (Map::new(), Map::new(), Map::new());
     control.p.node.counters().iter().for_each(|(name, n)| add_to(&mut node, name, n));
@@ -39,17 +40,13 @@ pub(super) fn all(control: &Control) -> Value {
 
     let plane = control.p.dataplane.counters();
     let (mut shards, mut reassembly, mut rings, mut queues) = (Map::new(), Map::new(), Map::new(), Map::new());
+    let mut per_shard = Vec::new();
     for one in &plane.shards {
-        add!(shards, one.shard; frames_in frames_out datagrams_out super_frames_in joined_in
-            super_frames_out cut_out odd_out control_foreign control_unopened control_opened
-            control_frames not_a_packet own_source undefined_suite clear_verb forged duplicate oversized_in runt_out
-            oversized_out unsplittable no_buffer peers_full networks_full members_full activity_full);
-        add!(reassembly, one.reassembly; completed duplicates malformed disagreeing oversized expired evicted);
-        add!(rings, one.ring; turns enters datagrams_in messages_in bytes_in datagrams_out messages_out bytes_out
-            frames_in frames_out rearmed buffers_exhausted completions_overflowed dropped_truncated
-            dropped_control_truncated dropped_malformed receive_errors sends_parked dropped_send_expired
-            dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
-            dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
+        let [packets, fragments, ring] = of_shard(one);
+        sum(&mut shards, &packets);
+        sum(&mut reassembly, &fragments);
+        sum(&mut rings, &ring);
+        per_shard.push(json!({"shards": packets, "reassembly": fragments, "rings": ring}));
     }
     add!(queues, plane.queues; datagrams opened tap_frames reports refusals sends frames);
 
@@ -63,5 +60,27 @@ pub(super) fn all(control: &Control) -> Value {
         ("rings", rings),
         ("queuesFull", queues),
     ];
-    Value::Object(rooms.into_iter().map(|(name, map)| (name.to_owned(), map.into())).collect())
+    let mut counts: Map<_, _> = rooms.into_iter().map(|(name, map)| (name.to_owned(), map.into())).collect();
+    counts.insert("perShard".to_owned(), per_shard.into());
+    counts.into()
+}
+
+/// Packets, fragments and ring of one shard.
+fn of_shard(one: &ShardCounters) -> [Map<String, Value>; 3] {
+    let (mut shards, mut reassembly, mut rings) = (Map::new(), Map::new(), Map::new());
+    add!(shards, one.shard; frames_in frames_out datagrams_out super_frames_in joined_in
+        super_frames_out cut_out mss_clamped odd_out foreign control_foreign control_unopened control_opened
+        control_frames not_a_packet own_source undefined_suite clear_verb forged duplicate oversized_in runt_out
+        oversized_out unsplittable no_buffer peers_full networks_full members_full activity_full);
+    add!(reassembly, one.reassembly; completed duplicates malformed disagreeing oversized expired evicted);
+    add!(rings, one.ring; turns enters datagrams_in messages_in bytes_in datagrams_out messages_out bytes_out
+        frames_in frames_out rearmed buffers_exhausted completions_overflowed dropped_truncated
+        dropped_control_truncated dropped_malformed receive_errors sends_parked dropped_send_expired
+        dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
+        dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
+    [shards, reassembly, rings]
+}
+
+fn sum(to: &mut Map<String, Value>, from: &Map<String, Value>) {
+    from.iter().for_each(|(name, n)| add_to(to, name, n.as_u64().unwrap_or(0)));
 }
