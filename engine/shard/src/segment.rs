@@ -33,6 +33,13 @@ pub(crate) fn complete(frame: &mut [u8], Partial { start, offset }: Partial) -> 
     true
 }
 
+impl Partial {
+    /// Computes the checksum that the kernel left open. False if there is no room for it where this says.
+    pub fn complete(self, frame: &mut [u8]) -> bool {
+        complete(frame, self)
+    }
+}
+
 /// A super-frame on its way into pieces.
 pub struct Segments<'a> {
     /// Those of the segment made last; before the first, as they came.

@@ -363,7 +363,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Fragment<T> {
 }
 
 /// The header of fragment `number` of `total` of a sealed packet with this ID and destination bytes.
-pub(crate) fn fragment_header(packet: &[u8; HDR_LEN], total: u8, number: u8) -> [u8; FRAG_HDR_LEN] {
+pub fn fragment_header(packet: &[u8; HDR_LEN], total: u8, number: u8) -> [u8; FRAG_HDR_LEN] {
     let mut header = [0; FRAG_HDR_LEN];
     header[..SOURCE.start].copy_from_slice(&packet[..SOURCE.start]);
     header[SOURCE.start] = FRAGMENT_INDICATOR;
