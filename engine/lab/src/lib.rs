@@ -55,6 +55,9 @@ pub enum Error {
         /// What was seen instead, if anything; begins with a separator.
         detail: String,
     },
+    /// A program or an option cannot be used; the text says why and what to do.
+    #[error("{0}")]
+    Unusable(String),
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -71,7 +74,9 @@ pub enum Error {
 /// Result of this room.
 pub type Result<T> = std::result::Result<T, Error>;
 
-pub(crate) trait IoContext<T> {
+/// Says what was being done when a system call failed.
+pub trait IoContext<T> {
+    /// Turns the failure into [`Error::Io`] of `what`.
     fn doing(self, what: impl Into<String>) -> Result<T>;
 }
 

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::unistd::Pid;
 
 use crate::{Error, IoContext, Result};
 
@@ -112,6 +113,14 @@ impl Namespace {
         })
     }
 
+    /// Like [`inside`](Namespace::inside), on these cores only; processes it starts stay on them. No core: on all.
+    pub fn inside_on<T: Send>(&self, cores: &[usize], f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.inside(|| {
+            pin(cores)?;
+            f()
+        })
+    }
+
     /// Moves the calling thread into this namespace for good.
     pub fn enter(&self) -> Result<()> {
         let path = format!("/run/netns/{}", self.name);
@@ -126,6 +135,16 @@ impl Drop for Namespace {
             let _ = ip(&["netns", "del", &self.name]);
         }
     }
+}
+
+/// Keeps the calling thread on these cores; no core leaves it as it is. Threads and processes it starts inherit this.
+pub fn pin(cores: &[usize]) -> Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().try_for_each(|&core| set.set(core)).doing(format!("choose cores {cores:?}"))?;
+    sched_setaffinity(Pid::from_raw(0), &set).doing(format!("use cores {cores:?}"))
 }
 
 /// Joins `a` and `b` by a veth pair; each end is (namespace, interface name, address/bits or empty).

@@ -1,0 +1,14 @@
+//! Measures tunnels between two gateways on one host: a rig of network namespaces, traffic, what it cost, a record of it.
+//!
+//! It drives finished programs through their command lines and real sockets. A [`tunnel::Tunnel`] is started on a fresh
+//! [`rig::Rig`], traffic runs, and what was seen becomes [`record::Cell`]s. It knows nothing of how a gateway works inside.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod record;
+pub mod rig;
+pub mod throughput;
+pub mod tunnel;
+
+pub use lab::{Error, IoContext, Result};
