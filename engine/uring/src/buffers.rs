@@ -6,12 +6,12 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-use io_uring::{Submitter, types::BufRingEntry};
+use io_uring::types::BufRingEntry;
 
 use crate::memory::Region;
 
 /// Offset of the ring's tail: it overlays the reserved field of entry 0, which nobody else may write.
-const TAIL_OFFSET: usize = 14;
+pub(crate) const TAIL_OFFSET: usize = 14;
 
 /// One group of equal buffers.
 pub(crate) struct BufferGroup {
@@ -25,12 +25,16 @@ pub(crate) struct BufferGroup {
 }
 
 impl BufferGroup {
-    /// Makes `count` buffers of `bytes` each and lends them all.
-    pub(crate) fn new(submitter: &Submitter<'_>, group: u16, count: u16, bytes: usize) -> io::Result<BufferGroup> {
+    /// Makes `count` buffers of `bytes` each, has their ring registered, and lends them all. Whoever registers it must
+    /// be gone before the group is, or the group be leaked.
+    pub(crate) fn new(
+        count: u16,
+        bytes: usize,
+        register: impl FnOnce(*mut BufRingEntry) -> io::Result<()>,
+    ) -> io::Result<BufferGroup> {
         let entries = Region::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let memory = Region::new(usize::from(count) * bytes)?;
-        // SAFETY: the ring's owner drops the IoUring before its groups, or forgets them, so the entries outlive it.
-        unsafe { submitter.register_buf_ring_with_flags(entries.at(0, 0) as u64, count, group, 0)? };
+        register(entries.at(0, 0).cast())?;
         let mut this = BufferGroup { entries, memory, count, bytes, tail: 0, lent: vec![false; count.into()] };
         for buffer in 0..count {
             this.give_back(buffer);

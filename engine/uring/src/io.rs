@@ -10,21 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use io_uring::cqueue;
 
 use crate::{
     Config, Counters, Error, Event, SOCKETS_MAX, TAPS_MAX, Token,
-    memory::Region,
-    probe::{self, Setup},
+    kernel::{Completion, KIND_READ, KIND_RECEIVE, KIND_SEND, KIND_WAKE, KIND_WRITE, Kernel, Request, Wait},
+    mmsg::Mmsg,
+    native::{self, Native},
+    probe::Setup,
     send::{Parked, Sends},
     udp,
     waker::Waker,
     write::Writes,
 };
 
-/// Buffer groups.
-pub(crate) const UDP_GROUP: u16 = 0;
-pub(crate) const TAP_GROUP: u16 = 1;
 /// Bytes reserved in front of a received payload: header, name (fits IPv6), control (fits the GRO size).
 pub(crate) const RECEIVE_HEADER_BYTES: usize = 16;
 pub(crate) const RECEIVE_NAME_BYTES: usize = 28;
@@ -33,37 +32,12 @@ pub(crate) const RECEIVE_PREFIX_BYTES: usize = RECEIVE_HEADER_BYTES + RECEIVE_NA
 /// A whole GRO message with what is in front of it.
 const GRO_BUFFER_BYTES: usize = u16::MAX as usize + RECEIVE_PREFIX_BYTES;
 
-/// Submission queue: one turn's sends, TAP writes and re-arms; more than that submits early.
-const SQ_ENTRIES: u32 = 512;
-/// Completions beyond buffers and slots: errors, cancellations, the waker.
-const CQ_SPARE: u32 = 64 + (SOCKETS_MAX + TAPS_MAX) as u32;
 /// [`Event::SendFailed`]s waiting for the next turn; more are counted and dropped.
 const EVENTS_MAX: usize = 1024;
 /// Single reads kept armed on a TAP queue where the kernel lacks multishot reads.
 const SINGLE_READS: u16 = 16;
 /// How long a dropped ring waits for the kernel to let go of its memory.
 const TEARDOWN_WAIT: Duration = Duration::from_secs(1);
-
-// user_data of a request: what it is, and the index of its port or slot
-const KIND_RECEIVE: u64 = 0;
-const KIND_READ: u64 = 1;
-pub(crate) const KIND_SEND: u64 = 2;
-pub(crate) const KIND_WRITE: u64 = 3;
-const KIND_WAKE: u64 = 4;
-pub(crate) const KIND_CANCEL: u64 = 5;
-
-pub(crate) const fn user_data(kind: u64, index: u16) -> u64 {
-    kind << 16 | index as u64
-}
-
-/// Registered-file index of a socket; TAP queues come after the sockets.
-pub(crate) const fn socket_file(index: u16) -> u32 {
-    index as u32
-}
-
-pub(crate) const fn tap_file(index: u16) -> u32 {
-    SOCKETS_MAX as u32 + index as u32
-}
 
 /// A socket or a TAP queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,17 +80,6 @@ pub(crate) struct Tap {
     pub(crate) closing: Option<Cause>,
 }
 
-/// How long an `enter` waits.
-#[derive(Clone, Copy)]
-pub(crate) enum Wait {
-    /// Not at all.
-    No,
-    /// For one completion.
-    One(Option<Duration>),
-    /// For a batch, as [`Gather`](crate::Gather) says.
-    Batch(Option<Duration>),
-}
-
 /// Why there is no room for a datagram or a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -137,13 +100,10 @@ pub enum Refused {
 /// Sockets, TAP queues and the way out of a ring. Every [`Handler`](crate::Handler) call gets it; between turns it is
 /// at [`Ring::io`](crate::Ring::io).
 pub struct Io {
-    // dropped in this order: the ring before the memory it works on
-    ring: IoUring,
+    // dropped in this order: the kernel's ring before the memory it works on
+    pub(crate) kernel: Kernel,
     pub(crate) sends: Sends,
     pub(crate) writes: Writes,
-    receive_header: Box<libc::msghdr>,
-    wake_count: Region,
-
     setup: Setup,
     pub(crate) sockets: Vec<Option<Socket>>,
     pub(crate) taps: Vec<Option<Tap>>,
@@ -156,7 +116,7 @@ pub struct Io {
     /// Ports found dead while completions were collected.
     pub(crate) dead: Vec<(Port, i32)>,
     pub(crate) events: VecDeque<Event>,
-    completions: Vec<cqueue::Entry>,
+    completions: Vec<Completion>,
     waker_armed: bool,
     pub(crate) multishot_read: bool,
     pub(crate) min_wait: bool,
@@ -167,7 +127,8 @@ pub struct Io {
 }
 
 impl Io {
-    pub(crate) fn new(config: Config, setups: &[Setup]) -> Result<Io, Error> {
+    /// `sizes`: entries of io_uring's submission and completion queues.
+    pub(crate) fn new(config: Config, setups: &[Setup], sizes: (u32, u32)) -> Result<Io, Error> {
         if !config.udp_buffers.is_power_of_two() || !config.tap_buffers.is_power_of_two() {
             return Err(Error::Config("buffer counts must be powers of two"));
         }
@@ -177,40 +138,37 @@ impl Io {
         if config.tap_reserve > config.send_slots / 2 {
             return Err(Error::Config("tap_reserve must leave half of the send slots"));
         }
-        let parts = [config.udp_buffers, config.tap_buffers, config.send_slots, config.tap_slots];
-        let completions = parts.into_iter().map(u32::from).sum::<u32>() + CQ_SPARE;
-        let (ring, setup) = probe::build(SQ_ENTRIES, completions.next_power_of_two(), setups)?;
-        probe::essentials(&ring)?;
-        ring.submitter().register_files_sparse((SOCKETS_MAX + TAPS_MAX) as u32)?;
-        let cq_entries = ring.params().cq_entries() as usize;
+        let waker = Waker::new()?;
+        let (kernel, setup, multishot_read, min_wait, completions) = if setups == [Setup::Mmsg] {
+            (Kernel::Mmsg(Mmsg::new(waker.fd())?), Setup::Mmsg, true, false, native::queue_sizes(&config).1 as usize)
+        } else {
+            let native = Native::new(sizes, setups, waker.fd())?;
+            let (setup, multishot_read, min_wait) = (native.setup, native.multishot_read, native.min_wait);
+            let completions = native.completions_max();
+            (Kernel::Native(native), setup, multishot_read, min_wait, completions)
+        };
         Ok(Io {
+            kernel,
             setup,
-            multishot_read: probe::has_multishot_read(&ring),
-            min_wait: ring.params().is_feature_min_timeout(),
-            ring,
+            multishot_read,
+            min_wait,
             sends: Sends::new(&config)?,
             writes: Writes::new(&config)?,
-            receive_header: receive_header(),
-            wake_count: Region::new(size_of::<u64>())?,
             sockets: (0..SOCKETS_MAX).map(|_| None).collect(),
             taps: (0..TAPS_MAX).map(|_| None).collect(),
             closing: 0,
             rearm: Vec::with_capacity(SOCKETS_MAX + TAPS_MAX),
-            arrived: VecDeque::with_capacity(2 * cq_entries),
+            arrived: VecDeque::with_capacity(2 * completions),
             stalled: VecDeque::with_capacity(config.tap_buffers.into()),
             dead: Vec::new(),
             events: VecDeque::new(),
-            completions: Vec::with_capacity(cq_entries),
+            completions: Vec::with_capacity(completions),
             waker_armed: false,
             now: Instant::now(),
             counters: Counters::default(),
             config,
-            waker: Waker::new()?,
+            waker,
         })
-    }
-
-    pub(crate) fn submitter(&self) -> io_uring::Submitter<'_> {
-        self.ring.submitter()
     }
 
     /// The clock, as read at the start of this turn.
@@ -240,7 +198,7 @@ impl Io {
         let v6 = socket.local_addr()?.is_ipv6();
         let gso = self.config.gso && udp::has_gso(socket.as_fd());
         let fd = OwnedFd::from(socket);
-        self.ring.submitter().register_files_update(socket_file(index as u16), &[fd.as_raw_fd()])?;
+        self.kernel.add_file(Port::Socket(index as u16), fd.as_raw_fd())?;
         self.sockets[index] = Some(Socket {
             token,
             fd,
@@ -262,7 +220,7 @@ impl Io {
             return Err(Error::InUse(token));
         }
         let index = self.taps.iter().position(Option::is_none).ok_or(Error::Full(TAPS_MAX))?;
-        self.ring.submitter().register_files_update(tap_file(index as u16), &[queue.as_raw_fd()])?;
+        self.kernel.add_file(Port::Tap(index as u16), queue.as_raw_fd())?;
         self.taps[index] = Some(Tap { token, _fd: queue, armed: 0, nowait: true, closing: None });
         self.arm(Port::Tap(index as u16));
         Ok(())
@@ -313,27 +271,16 @@ impl Io {
     pub(crate) fn arm(&mut self, port: Port) {
         match port {
             Port::Socket(index) => {
-                let header = &raw const *self.receive_header;
                 let Some(socket) = self.socket(index).filter(|s| !s.armed && s.closing.is_none()) else { return };
                 socket.armed = true;
-                let request = opcode::RecvMsgMulti::new(types::Fixed(socket_file(index)), header, UDP_GROUP);
-                self.push(request.build().user_data(user_data(KIND_RECEIVE, index)));
+                self.push(Request::Receive { socket: index });
             }
             Port::Tap(index) => {
-                let multishot = self.multishot_read;
-                let wanted = if multishot { 1 } else { SINGLE_READS };
-                let bytes = self.config.tap_buffer_bytes as u32;
-                let file = types::Fixed(tap_file(index));
+                let once = (!self.multishot_read).then_some(self.config.tap_buffer_bytes as u32);
+                let wanted = if once.is_some() { SINGLE_READS } else { 1 };
                 while let Some(tap) = self.tap(index).filter(|t| t.armed < wanted && t.closing.is_none()) {
                     tap.armed += 1;
-                    let request = if multishot {
-                        // io-uring 0.7 forgets the flag for multishot reads
-                        opcode::ReadMulti::new(file, 0, TAP_GROUP).build().flags(squeue::Flags::FIXED_FILE)
-                    } else {
-                        let read = opcode::Read::new(file, std::ptr::null_mut(), bytes).buf_group(TAP_GROUP);
-                        read.build().flags(squeue::Flags::BUFFER_SELECT)
-                    };
-                    self.push(request.user_data(user_data(KIND_READ, index)));
+                    self.push(Request::Read { tap: index, once });
                 }
             }
         }
@@ -345,31 +292,26 @@ impl Io {
             return;
         }
         self.waker_armed = true;
-        let count = self.wake_count.at(0, size_of::<u64>());
-        let read = opcode::Read::new(types::Fd(self.waker.fd()), count, size_of::<u64>() as u32);
-        self.push(read.build().user_data(user_data(KIND_WAKE, 0)));
+        self.push(Request::Wake);
     }
 
     /// Stops a port. It is removed by [`finish_closing`](Self::finish_closing) when nothing of it is left in the kernel.
     pub(crate) fn close(&mut self, port: Port, cause: Cause) {
-        let file = match port {
+        match port {
             Port::Socket(index) => {
                 let Some(socket) = self.socket(index).filter(|socket| socket.closing.is_none()) else { return };
                 socket.closing = Some(cause);
                 for slot in std::mem::take(&mut socket.held) {
                     self.drop_send(slot, |counters| &mut counters.dropped_socket_gone);
                 }
-                socket_file(index)
             }
             Port::Tap(index) => {
                 let Some(tap) = self.tap(index).filter(|tap| tap.closing.is_none()) else { return };
                 tap.closing = Some(cause);
-                tap_file(index)
             }
-        };
+        }
         self.closing += 1;
-        let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fixed(file)).all()).build();
-        self.push(cancel.user_data(user_data(KIND_CANCEL, 0)));
+        self.push(Request::CancelPort(port));
     }
 
     /// Removes every closing port that the kernel has let go of.
@@ -384,7 +326,7 @@ impl Io {
                 continue;
             }
             let Some(socket) = self.sockets[usize::from(index)].take() else { continue };
-            let error = self.forget(socket_file(index), socket.closing);
+            let error = self.forget(Port::Socket(index), socket.closing);
             self.event(Event::SocketGone { socket: socket.token, error });
         }
         for index in 0..TAPS_MAX as u16 {
@@ -394,15 +336,15 @@ impl Io {
                 continue;
             }
             let Some(tap) = self.taps[usize::from(index)].take() else { continue };
-            let error = self.forget(tap_file(index), tap.closing);
+            let error = self.forget(Port::Tap(index), tap.closing);
             self.event(Event::TapGone { tap: tap.token, error });
         }
     }
 
     /// Unregisters a file before its descriptor is closed, or the port would stay taken as long as the ring lives.
-    fn forget(&mut self, file: u32, closing: Option<Cause>) -> Option<std_io::Error> {
+    fn forget(&mut self, port: Port, closing: Option<Cause>) -> Option<std_io::Error> {
         self.closing -= 1;
-        let _ = self.ring.submitter().register_files_update(file, &[-1]);
+        self.kernel.remove_file(port);
         closing.flatten().map(std_io::Error::from_raw_os_error)
     }
 
@@ -418,13 +360,14 @@ impl Io {
         self.events.push_back(event);
     }
 
-    /// Puts one request into the submission queue, submitting first if that is full. Never called while completions are
-    /// being dealt with.
-    pub(crate) fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: requests point into `sends`, `writes`, `wake_count`, `receive_header`, a buffer group, or nowhere. All
-        // of these outlive the ring, or are leaked: see `Drop` of `Ring`.
-        while unsafe { self.ring.submission().push(&entry) }.is_err() {
-            if self.enter_ring(Wait::No).is_err() {
+    /// Gives the kernel one request, entering first if it takes no more. Never called while completions are being dealt
+    /// with.
+    #[inline]
+    pub(crate) fn push(&mut self, request: Request) {
+        // SAFETY: requests point into `sends` and `writes`, whose slots are left alone until they have completed. These
+        // outlive the kernel's ring, or are leaked: see `Drop` of `Ring`.
+        while !unsafe { self.kernel.push(request) } {
+            if self.enter_kernel(Wait::No).is_err() {
                 return; // the ring is broken; the next turn says so
             }
             self.collect();
@@ -441,64 +384,34 @@ impl Io {
     pub(crate) fn enter(&mut self, wait: Wait) -> std_io::Result<()> {
         self.push_sends();
         self.push_writes();
-        self.enter_ring(wait)?;
+        self.enter_kernel(wait)?;
         self.collect();
         Ok(())
     }
 
-    fn enter_ring(&mut self, wait: Wait) -> std_io::Result<()> {
+    fn enter_kernel(&mut self, wait: Wait) -> std_io::Result<()> {
         self.counters.enters += 1;
-        let queued = self.ring.submission().len();
-        let submitter = self.ring.submitter();
-        let mut arguments = types::SubmitArgs::new();
-        let (wanted, timeout) = match wait {
-            Wait::No => (0, None),
-            Wait::One(timeout) => (1, timeout),
-            Wait::Batch(timeout) => {
-                let gather = self.config.gather.unwrap_or_default();
-                arguments = arguments.min_wait_usec(gather.wait.as_micros() as u32);
-                (gather.messages, timeout)
-            }
-        };
-        let timeout = timeout.map(types::Timespec::from);
-        if let Some(timeout) = &timeout {
-            arguments = arguments.timespec(timeout);
-        }
-        let entered = if wanted == 0 {
-            // the kernel's deferred work runs only with GETEVENTS, also when nothing is waited for
-            // SAFETY: the queue holds `queued` requests, and there is no argument.
-            unsafe { submitter.enter::<libc::sigset_t>(queued as u32, 0, EnterFlags::GETEVENTS.bits(), None) }
-        } else {
-            submitter.submit_with_args(wanted, &arguments)
-        };
-        match entered.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => Ok(()),
-            Err((_, error)) => Err(error),
-        }
+        self.kernel.enter(wait)
     }
 
     /// Takes all completions: those of sends and writes are dealt with, arrivals are noted for the handler. Then settles
     /// the requests whose silence means success.
     fn collect(&mut self) {
-        if self.ring.submission().cq_overflow() {
-            self.counters.completions_overflowed += 1;
-        }
         let mut completions = std::mem::take(&mut self.completions);
-        completions.extend(self.ring.completion());
+        self.counters.completions_overflowed += u64::from(self.kernel.collect(&mut completions));
         for completion in completions.drain(..) {
-            self.complete(&completion);
+            self.complete(completion);
         }
         self.completions = completions;
-        if self.ring.submission().is_empty() {
+        if self.kernel.took_all() {
             self.settle_sends();
             self.settle_writes();
         }
     }
 
-    fn complete(&mut self, completion: &cqueue::Entry) {
-        let (result, flags) = (completion.result(), completion.flags());
-        let index = completion.user_data() as u16;
-        match completion.user_data() >> 16 {
+    fn complete(&mut self, Completion { user_data, result, flags }: Completion) {
+        let index = user_data as u16;
+        match user_data >> 16 {
             KIND_RECEIVE => {
                 let port = Port::Socket(index);
                 self.arrived.push_back(Arrival { port, result, flags });
@@ -528,17 +441,16 @@ impl Io {
 
     /// Stops all requests and waits until the kernel works on no memory of ours any more; false if it would not.
     pub(crate) fn quiesce(&mut self) -> bool {
-        let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
-        self.push(cancel.user_data(user_data(KIND_CANCEL, 0)));
+        self.push(Request::CancelAll);
         let started = Instant::now();
         while self.in_kernel() {
             // entered directly: nothing new may be submitted now
-            if started.elapsed() > TEARDOWN_WAIT || self.enter_ring(Wait::One(Some(TEARDOWN_WAIT / 10))).is_err() {
+            if started.elapsed() > TEARDOWN_WAIT || self.enter_kernel(Wait::One(Some(TEARDOWN_WAIT / 10))).is_err() {
                 return false;
             }
             self.collect();
         }
-        let _ = self.ring.submitter().unregister_files();
+        self.kernel.release_files();
         true
     }
 
@@ -546,7 +458,7 @@ impl Io {
     pub(crate) fn leak(&mut self) {
         self.sends.leak();
         self.writes.leak();
-        self.wake_count.leak();
+        self.kernel.leak();
     }
 
     fn in_kernel(&self) -> bool {
@@ -556,13 +468,4 @@ impl Io {
             || self.sends.in_kernel()
             || self.writes.in_kernel()
     }
-}
-
-/// What a multishot receive is armed with: how much room to keep in front of each payload.
-pub(crate) fn receive_header() -> Box<libc::msghdr> {
-    // SAFETY: zeroes are a valid msghdr: null pointers with zero lengths.
-    let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
-    header.msg_namelen = RECEIVE_NAME_BYTES as libc::socklen_t;
-    header.msg_controllen = RECEIVE_CONTROL_BYTES as _;
-    header
 }

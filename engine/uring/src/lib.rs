@@ -43,7 +43,10 @@
 
 mod buffers;
 mod io;
+mod kernel;
 mod memory;
+mod mmsg;
+mod native;
 pub mod probe;
 mod ring;
 mod send;
@@ -81,10 +84,24 @@ pub const GSO_BYTES_MAX: usize = 65_000;
 /// A datagram that waits longer than this for room in its socket's send buffer is given up, with those behind it.
 pub const SEND_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// By which system calls a ring works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// io_uring if the probe finds all that is needed of it, else the other.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// `recvmmsg`, `sendmmsg` and epoll.
+    Mmsg,
+}
+
 /// Sizes of a ring's tables. The defaults suit UDP with GRO and TAP without super-frames; memory is only touched as far
 /// as it is used.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// By which system calls.
+    pub backend: Backend,
     /// Receive buffers shared by all UDP sockets; a power of two.
     pub udp_buffers: u16,
     /// Bytes of one UDP receive buffer. With GRO a message may be 64 KiB, so anything less than 68 KiB loses data then.
@@ -112,6 +129,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            backend: Backend::Auto,
             udp_buffers: 64,
             udp_buffer_bytes: 68 << 10,
             tap_buffers: 64,

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+use io_uring::{
+    IoUring, Probe, cqueue, opcode, squeue,
+    types::{self, BufRingEntry},
+};
 
 use crate::{buffers::BufferGroup, sys, tap, udp};
 
@@ -79,10 +82,12 @@ pub enum Setup {
     Cooperative,
     /// No flags.
     Plain,
+    /// No io_uring: `recvmmsg`, `sendmmsg` and epoll.
+    Mmsg,
 }
 
 impl Setup {
-    /// Best first.
+    /// Those of io_uring, best first.
     pub(crate) const ALL: [Setup; 3] = [Setup::Deferred, Setup::Cooperative, Setup::Plain];
 }
 
@@ -95,7 +100,7 @@ pub(crate) fn build(sq_entries: u32, cq_entries: u32, setups: &[Setup]) -> Resul
         match setup {
             Setup::Deferred => builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all(),
             Setup::Cooperative => builder.setup_single_issuer().setup_coop_taskrun().setup_submit_all(),
-            Setup::Plain => &mut builder,
+            Setup::Plain | Setup::Mmsg => &mut builder,
         };
         match builder.build(sq_entries) {
             Ok(ring) => return Ok((ring, setup)),
@@ -130,7 +135,9 @@ pub(crate) fn has_multishot_read(ring: &IoUring) -> bool {
 pub fn probe() -> Result<Features, Missing> {
     let (mut ring, setup) = build(PROBE_ENTRIES, PROBE_ENTRIES * 4, &Setup::ALL)?;
     essentials(&ring)?;
-    let group = BufferGroup::new(&ring.submitter(), 0, 8, 2048)
+    // SAFETY: the ring is dropped before the group is.
+    let register = |entries| unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, 8, 0, 0) };
+    let group = BufferGroup::new(8, 2048, |entries: *mut BufRingEntry| register(entries))
         .map_err(|error| too_old(&format!("provided-buffer rings ({error})")))?;
     let multishot = multishot_receive(&mut ring).map_err(|error| too_old(&format!("multishot recvmsg ({error})")));
     let mut opcodes = Probe::new();
@@ -186,7 +193,7 @@ fn tap_features(driver: &io::Result<(bool, bool)>) -> Vec<Feature> {
 /// sockets, because the loopback interface may be down.
 fn multishot_receive(ring: &mut IoUring) -> io::Result<()> {
     let (receiver, sender) = UnixDatagram::pair()?;
-    let header = crate::io::receive_header();
+    let header = crate::native::receive_header();
     let fd = types::Fd(std::os::fd::AsRawFd::as_raw_fd(&receiver));
     let receive = opcode::RecvMsgMulti::new(fd, &raw const *header, 0).build().user_data(1);
     // SAFETY: the kernel copies the header when it takes the request, which `submit` sees to; the buffers are the caller's.

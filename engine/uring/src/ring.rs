@@ -6,12 +6,11 @@ use std::{io as std_io, time::Duration};
 use io_uring::cqueue;
 
 use crate::{
-    Config, Error, Handler, Waker,
+    Backend, Config, Error, Handler, Waker,
     buffers::BufferGroup,
-    io::{
-        Arrival, Io, Port, RECEIVE_CONTROL_BYTES, RECEIVE_HEADER_BYTES, RECEIVE_NAME_BYTES, RECEIVE_PREFIX_BYTES,
-        TAP_GROUP, UDP_GROUP, Wait,
-    },
+    io::{Arrival, Io, Port, RECEIVE_CONTROL_BYTES, RECEIVE_HEADER_BYTES, RECEIVE_NAME_BYTES, RECEIVE_PREFIX_BYTES},
+    kernel::{TAP_GROUP, UDP_GROUP, Wait},
+    native,
     probe::{self, Setup},
     sys,
 };
@@ -34,15 +33,30 @@ pub struct Ring {
 impl Ring {
     /// Makes a ring with the best set-up this kernel allows.
     pub fn new(config: Config) -> Result<Ring, Error> {
-        Ring::with(config, &Setup::ALL)
+        match config.backend {
+            Backend::IoUring => Ring::with(config, &Setup::ALL),
+            Backend::Mmsg => Ring::with(config, &[Setup::Mmsg]),
+            Backend::Auto if probe::probe().is_ok() => Ring::with(config, &Setup::ALL),
+            Backend::Auto => Ring::with(config, &[Setup::Mmsg]),
+        }
     }
 
     fn with(config: Config, setups: &[Setup]) -> Result<Ring, Error> {
-        let io = Io::new(config, setups)?;
+        let sizes = native::queue_sizes(&config);
+        Ring::sized(config, setups, sizes)
+    }
+
+    fn sized(config: Config, setups: &[Setup], sizes: (u32, u32)) -> Result<Ring, Error> {
+        let mut io = Io::new(config, setups, sizes)?;
+        let Config { udp_buffers, udp_buffer_bytes, tap_buffers, tap_buffer_bytes, .. } = io.config;
         let lacking = |error| Error::Missing(probe::too_old(&format!("provided-buffer rings ({error})")));
-        let group = |id, count, bytes| BufferGroup::new(&io.submitter(), id, count, bytes).map_err(lacking);
-        let udp = group(UDP_GROUP, io.config.udp_buffers, io.config.udp_buffer_bytes)?;
-        let tap = group(TAP_GROUP, io.config.tap_buffers, io.config.tap_buffer_bytes)?;
+        let mut group = |id, count, bytes| {
+            // SAFETY: `io`, and with it the kernel's ring, is dropped before the groups are; or they are leaked.
+            let register = |entries| unsafe { io.kernel.register_buffers(id, entries, count) };
+            BufferGroup::new(count, bytes, register).map_err(lacking)
+        };
+        let udp = group(UDP_GROUP, udp_buffers, udp_buffer_bytes)?;
+        let tap = group(TAP_GROUP, tap_buffers, tap_buffer_bytes)?;
         Ok(Ring { io, udp, tap, messages: 0 })
     }
 
@@ -116,7 +130,7 @@ impl Ring {
             timeout
         };
         match io.config.gather {
-            Some(gather) if io.min_wait && self.messages >= gather.busy => Wait::Batch(timeout),
+            Some(gather) if io.min_wait && self.messages >= gather.busy => Wait::Batch(gather, timeout),
             _ => Wait::One(timeout),
         }
     }

@@ -12,11 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{opcode, squeue, types};
-
 use crate::{
     Config, Counters, Event, GSO_BYTES_MAX, GSO_SEGMENTS_MAX, Io, Refused, SEND_WAIT_MAX, Token,
-    io::{KIND_SEND, socket_file, user_data},
+    kernel::Request,
     slots::{Headers, Slots},
 };
 
@@ -354,15 +352,10 @@ impl Io {
         let segment = (range.len() > send.segment).then_some(send.segment as u16);
         let payload = (self.sends.slots.address(slot, &range), range.len());
         let message = self.sends.headers.prepare(slot, payload, send.remote, segment, send.ttl);
-        let dont_wait = if park { 0 } else { libc::MSG_DONTWAIT as u32 };
-        let request = opcode::SendMsg::new(types::Fixed(socket_file(send.socket)), message).flags(dont_wait);
-        let request = request.build().user_data(user_data(KIND_SEND, slot));
-        if park || send.singly {
-            self.sends.send(slot).state = State::Spoken;
-            self.push(request);
-        } else {
-            self.sends.send(slot).state = State::Silent;
-            self.push(request.flags(squeue::Flags::SKIP_SUCCESS));
+        let silent = !(park || send.singly);
+        self.sends.send(slot).state = if silent { State::Silent } else { State::Spoken };
+        self.push(Request::Send { slot, socket: send.socket, message, wait: park, silent });
+        if silent {
             self.sends.submitted.push(slot); // not before it is in the queue, which `push` may have to empty first
         }
     }
@@ -470,8 +463,8 @@ impl Io {
                 continue;
             };
             parked.cancelled = true;
-            let cancel = opcode::AsyncCancel::new(user_data(KIND_SEND, parked.slot)).build();
-            self.push(cancel.user_data(user_data(crate::io::KIND_CANCEL, 0)));
+            let slot = parked.slot;
+            self.push(Request::CancelSend(slot));
         }
     }
 

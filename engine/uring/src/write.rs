@@ -7,13 +7,7 @@ use std::{
     ops::{Deref, DerefMut, Range},
 };
 
-use io_uring::{opcode, squeue, types};
-
-use crate::{
-    Config, Io, Refused, Token,
-    io::{KIND_WRITE, Port, tap_file, user_data},
-    slots::Slots,
-};
+use crate::{Config, Io, Refused, Token, io::Port, kernel::Request, slots::Slots};
 
 /// TAP slots and the queues they are in.
 pub(crate) struct Writes {
@@ -201,15 +195,10 @@ impl Io {
                 continue;
             };
             let address = self.writes.slots.address(slot, &(0..len));
-            let request = opcode::Write::new(types::Fixed(tap_file(index)), address, len as u32);
+            self.writes.write(slot).state = if nowait { State::Silent } else { State::Spoken };
+            self.push(Request::Write { slot, tap: index, address, len: len as u32, silent: nowait });
             if nowait {
-                let request = request.rw_flags(libc::RWF_NOWAIT).build().flags(squeue::Flags::SKIP_SUCCESS);
-                self.writes.write(slot).state = State::Silent;
-                self.push(request.user_data(user_data(KIND_WRITE, slot)));
                 self.writes.submitted.push(slot); // not before it is in the queue, which `push` may have to empty first
-            } else {
-                self.writes.write(slot).state = State::Spoken;
-                self.push(request.build().user_data(user_data(KIND_WRITE, slot)));
             }
         }
     }

@@ -1,10 +1,8 @@
 //! TAP queues on a ring, in a network namespace that each test makes for itself.
 
-mod support;
-
 use std::{net::UdpSocket, time::Duration};
 
-use support::*;
+use super::support::*;
 use uring::{Config, Event, Handler, Io, Refused, Ring, Token, tap, udp};
 
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
@@ -58,7 +56,7 @@ impl Handler for Mirror {
 #[test]
 fn frames_go_out_and_come_back() {
     in_namespace(|| {
-        let (mut ring, socket) = overlay(Config { tap_buffers: 4, tap_slots: 4, ..Config::default() });
+        let (mut ring, socket) = overlay(Config { tap_buffers: 4, tap_slots: 4, ..config() });
         let mut mirror = Mirror::default();
         for round in 0..10u8 {
             for n in 0..20u8 {
@@ -93,7 +91,7 @@ fn scarce_send_slots_stop_the_reading_of_tap_and_lose_nothing() {
         ip("link set left up");
         ip("link set right up");
         ip("address add 10.7.0.1/24 dev left");
-        let config = Config { send_slots: 16, tap_reserve: 8, tap_buffers: 8, gso: false, ..Config::default() };
+        let config = Config { send_slots: 16, tap_reserve: 8, tap_buffers: 8, gso: false, ..config() };
         let (mut ring, socket) = overlay(config);
         let mut options = udp::Options::new("10.7.0.1:0".parse().unwrap());
         options.buffer_bytes = 4096;
@@ -124,7 +122,7 @@ fn scarce_send_slots_stop_the_reading_of_tap_and_lose_nothing() {
 #[test]
 fn a_vanished_device_is_reported_and_the_loop_goes_on() {
     in_namespace(|| {
-        let (mut ring, _socket) = overlay(Config::default());
+        let (mut ring, _socket) = overlay(config());
         let loopback = udp::bind(&udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
         let client = client(loopback.local_addr().unwrap());
         ring.io().add_udp(1, loopback).unwrap();
@@ -148,7 +146,7 @@ fn a_vanished_device_is_reported_and_the_loop_goes_on() {
 #[test]
 fn a_device_that_is_down_counts_frames_and_works_when_it_is_up_again() {
     in_namespace(|| {
-        let (mut ring, socket) = overlay(Config::default());
+        let (mut ring, socket) = overlay(config());
         let mut seen = Seen::default();
         ip("link set overlay0 down");
         ring.io().write(5, &[0xff; 60]).unwrap();
@@ -164,7 +162,7 @@ fn a_device_that_is_down_counts_frames_and_works_when_it_is_up_again() {
 #[test]
 fn a_removed_queue_gives_its_device_back() {
     in_namespace(|| {
-        let (mut ring, _socket) = overlay(Config::default());
+        let (mut ring, _socket) = overlay(config());
         let mut seen = Seen::default();
         ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
         assert!(ring.io().remove_tap(5) && !ring.io().remove_tap(5));
@@ -179,7 +177,7 @@ fn a_removed_queue_gives_its_device_back() {
 #[test]
 fn a_held_frame_grows_and_leaves_when_it_is_given_back() {
     in_namespace(|| {
-        let (mut ring, socket) = overlay(Config { tap_slots: 2, ..Config::default() });
+        let (mut ring, socket) = overlay(Config { tap_slots: 2, ..config() });
         let mut seen = Seen::default();
         socket.send(&[7; 900]).unwrap();
         turn_until(&mut ring, &mut seen, "a frame", |_, seen| seen.frames.iter().any(|(_, f)| f.len() == 942));

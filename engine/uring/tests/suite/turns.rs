@@ -1,19 +1,17 @@
 //! The loop itself: sleeping, waking, timeouts, tear-down.
 
-mod support;
-
 use std::{
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use support::*;
+use super::support::*;
 use uring::{Config, Ring, udp};
 
 #[test]
 fn a_quiet_turn_ends_at_its_timeout() {
-    let (mut ring, _) = loopback_ring(Config::default());
+    let (mut ring, _) = loopback_ring(config());
     let mut seen = Seen::default();
     ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
     let started = Instant::now();
@@ -29,7 +27,7 @@ fn a_quiet_turn_ends_at_its_timeout() {
 fn a_wake_from_another_thread_ends_the_sleep() {
     let (give, take) = mpsc::channel();
     let sleeper = thread::spawn(move || {
-        let mut ring = Ring::new(Config::default()).unwrap();
+        let mut ring = Ring::new(config()).unwrap();
         give.send(ring.waker()).unwrap();
         let mut seen = Seen::default();
         while seen.wakes < 50 {
@@ -50,7 +48,7 @@ fn a_wake_from_another_thread_ends_the_sleep() {
 
 #[test]
 fn many_wakes_of_a_working_ring_are_one_and_cost_no_system_call() {
-    let mut ring = Ring::new(Config::default()).unwrap();
+    let mut ring = Ring::new(config()).unwrap();
     let waker = ring.waker();
     for _ in 0..1000 {
         waker.wake();
@@ -67,7 +65,7 @@ fn no_wake_is_lost_between_working_and_sleeping() {
     let (give, take) = mpsc::channel();
     let (work, queue) = mpsc::channel::<u32>();
     let worker = thread::spawn(move || {
-        let mut ring = Ring::new(Config::default()).unwrap();
+        let mut ring = Ring::new(config()).unwrap();
         give.send(ring.waker()).unwrap();
         let mut seen = Seen::default();
         let mut sum = 0u64;
@@ -97,7 +95,7 @@ fn no_wake_is_lost_between_working_and_sleeping() {
 
 #[test]
 fn a_dropped_ring_lets_go_of_its_port() {
-    let (mut ring, address) = loopback_ring(Config::default());
+    let (mut ring, address) = loopback_ring(config());
     ring.turn(Some(Duration::ZERO), &mut Seen::default()).unwrap();
     drop(ring);
     // the ring itself goes some time later; its files do not
@@ -106,7 +104,7 @@ fn a_dropped_ring_lets_go_of_its_port() {
 
 #[test]
 fn a_ring_that_was_never_turned_can_be_dropped() {
-    let (mut ring, address) = loopback_ring(Config::default());
+    let (mut ring, address) = loopback_ring(config());
     ring.io().send(1, address, None, b"to myself").unwrap();
     let started = Instant::now();
     drop(ring);
@@ -116,9 +114,9 @@ fn a_ring_that_was_never_turned_can_be_dropped() {
 #[test]
 fn nonsense_in_the_configuration_is_an_error() {
     for config in [
-        Config { udp_buffers: 3, ..Config::default() },
-        Config { udp_buffer_bytes: 10, ..Config::default() },
-        Config { tap_reserve: 200, ..Config::default() },
+        Config { udp_buffers: 3, ..config() },
+        Config { udp_buffer_bytes: 10, ..config() },
+        Config { tap_reserve: 200, ..config() },
     ] {
         assert!(Ring::new(config).is_err());
     }

@@ -1,7 +1,5 @@
 //! Sockets on a ring: echo, batches both ways, starvation, full socket buffers, removal.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     os::fd::AsRawFd,
@@ -9,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::*;
+use super::support::*;
 use uring::{Config, Error, Event, Refused, Ring, retry_while_busy, tap, udp};
 
 #[test]
 fn a_datagram_is_echoed_over_both_families() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let mut ring = Ring::new(Config::default()).unwrap();
+        let mut ring = Ring::new(config()).unwrap();
         let socket = udp::bind(&udp::Options::new(address.parse().unwrap())).unwrap();
         let client = client(socket.local_addr().unwrap());
         ring.io().add_udp(1, socket).unwrap();
@@ -32,8 +30,8 @@ fn a_datagram_is_echoed_over_both_families() {
 
 #[test]
 fn equal_datagrams_leave_and_arrive_in_one_message_and_in_order() {
-    let (mut sender, _) = loopback_ring(Config::default());
-    let (mut receiver, to) = loopback_ring(Config::default());
+    let (mut sender, _) = loopback_ring(config());
+    let (mut receiver, to) = loopback_ring(config());
     let sent: Vec<Vec<u8>> = (0..150u8).map(|n| vec![n; if n == 149 { 500 } else { 1000 }]).collect();
     for datagram in &sent {
         sender.io().send(1, to, None, datagram).unwrap();
@@ -52,9 +50,9 @@ fn equal_datagrams_leave_and_arrive_in_one_message_and_in_order() {
 
 #[test]
 fn different_sizes_and_remotes_keep_their_order_per_remote() {
-    let (mut sender, _) = loopback_ring(Config::default());
-    let (mut left, to_left) = loopback_ring(Config::default());
-    let (mut right, to_right) = loopback_ring(Config::default());
+    let (mut sender, _) = loopback_ring(config());
+    let (mut left, to_left) = loopback_ring(config());
+    let (mut right, to_right) = loopback_ring(config());
     let sizes = [100, 100, 40, 100, 300, 300, 20, 1, 1];
     for (n, &size) in sizes.iter().enumerate() {
         sender.io().send(1, to_left, None, &vec![n as u8; size]).unwrap();
@@ -72,7 +70,7 @@ fn different_sizes_and_remotes_keep_their_order_per_remote() {
 
 #[test]
 fn a_starved_receive_is_armed_again_and_loses_nothing() {
-    let (mut ring, to) = loopback_ring(Config { udp_buffers: 4, ..Config::default() });
+    let (mut ring, to) = loopback_ring(Config { udp_buffers: 4, ..config() });
     let client = client(to);
     for n in 0..200u32 {
         // sizes that differ keep the kernel from coalescing them
@@ -87,7 +85,7 @@ fn a_starved_receive_is_armed_again_and_loses_nothing() {
 
 #[test]
 fn a_datagram_longer_than_a_buffer_is_counted_and_dropped() {
-    let config = Config { udp_buffer_bytes: 2048, ..Config::default() };
+    let config = Config { udp_buffer_bytes: 2048, ..config() };
     let mut ring = Ring::new(config).unwrap();
     let mut options = udp::Options::new("127.0.0.1:0".parse().unwrap());
     let with_gro = udp::bind(&options).unwrap();
@@ -106,7 +104,7 @@ fn a_datagram_longer_than_a_buffer_is_counted_and_dropped() {
 
 #[test]
 fn empty_datagrams_do_not_stop_a_socket() {
-    let (mut ring, to) = loopback_ring(Config::default());
+    let (mut ring, to) = loopback_ring(config());
     let client = client(to);
     for _ in 0..40 {
         client.send(&[]).unwrap();
@@ -119,8 +117,8 @@ fn empty_datagrams_do_not_stop_a_socket() {
 
 #[test]
 fn more_datagrams_than_slots_leave_early_instead_of_being_lost() {
-    let (mut sender, _) = loopback_ring(Config { send_slots: 8, tap_reserve: 4, gso: false, ..Config::default() });
-    let (mut receiver, to) = loopback_ring(Config::default());
+    let (mut sender, _) = loopback_ring(Config { send_slots: 8, tap_reserve: 4, gso: false, ..config() });
+    let (mut receiver, to) = loopback_ring(config());
     for n in 0..100u8 {
         sender.io().send(1, to, None, &[n; 64]).unwrap();
     }
@@ -135,8 +133,8 @@ fn more_datagrams_than_slots_leave_early_instead_of_being_lost() {
 fn a_route_that_refuses_gso_gets_its_datagrams_one_by_one() {
     in_namespace(|| {
         ip("link set lo mtu 1500");
-        let (mut sender, _) = loopback_ring(Config::default());
-        let (mut receiver, to) = loopback_ring(Config::default());
+        let (mut sender, _) = loopback_ring(config());
+        let (mut receiver, to) = loopback_ring(config());
         for round in 1..=2 {
             for n in 0..5u8 {
                 sender.io().send(1, to, None, &[n; 2000]).unwrap();
@@ -155,7 +153,7 @@ fn a_route_that_refuses_gso_gets_its_datagrams_one_by_one() {
 
 #[test]
 fn the_time_to_live_of_one_datagram_is_set_and_of_the_next_is_not() {
-    let (mut sender, _) = loopback_ring(Config::default());
+    let (mut sender, _) = loopback_ring(config());
     let receiver = udp::bind(&udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
     receiver.set_nonblocking(false).unwrap();
     let on: libc::c_int = 1;
@@ -192,7 +190,7 @@ fn the_time_to_live_of_one_datagram_is_set_and_of_the_next_is_not() {
 fn unresolved_neighbour() -> (Ring, SocketAddr) {
     ip("address add 10.7.0.1/24 dev left");
     ip("link set left up");
-    let config = Config { send_slots: 16, tap_reserve: 8, ..Config::default() };
+    let config = Config { send_slots: 16, tap_reserve: 8, ..config() };
     let mut options = udp::Options::new("10.7.0.1:0".parse().unwrap());
     options.buffer_bytes = 4096;
     let mut ring = Ring::new(config).unwrap();
@@ -252,8 +250,8 @@ fn a_socket_that_stays_full_gives_its_slots_up_after_a_second() {
 
 #[test]
 fn a_removed_socket_frees_its_port_while_traffic_goes_on() {
-    let (mut ring, to) = loopback_ring(Config::default());
-    let (mut other, to_other) = loopback_ring(Config::default());
+    let (mut ring, to) = loopback_ring(config());
+    let (mut other, to_other) = loopback_ring(config());
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let flood = {
         let stop = stop.clone();
@@ -294,7 +292,7 @@ fn a_vanished_interface_fails_sends_and_not_the_loop() {
         ip("neighbor replace 10.7.0.2 lladdr 02:00:00:00:00:02 dev left");
         let mut options = udp::Options::new("10.7.0.1:0".parse().unwrap());
         options.device = Some("left".to_owned());
-        let mut ring = Ring::new(Config::default()).unwrap();
+        let mut ring = Ring::new(config()).unwrap();
         ring.io().add_udp(1, udp::bind(&options).unwrap()).unwrap();
         let loopback = udp::bind(&udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
         let client_of_loopback = client(loopback.local_addr().unwrap());
@@ -315,7 +313,7 @@ fn a_vanished_interface_fails_sends_and_not_the_loop() {
 
 #[test]
 fn what_cannot_be_sent_is_refused_with_the_reason() {
-    let (mut ring, to) = loopback_ring(Config::default());
+    let (mut ring, to) = loopback_ring(config());
     let io = ring.io();
     assert_eq!(io.send(9, to, None, b"x"), Err(Refused::Unknown));
     assert_eq!(io.send(1, "[::1]:9".parse().unwrap(), None, b"x"), Err(Refused::Family));

@@ -1,5 +1,4 @@
 //! What the tests share: network namespaces of their own, and a handler that writes down what it sees.
-#![allow(dead_code)]
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -10,6 +9,11 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use uring::{Config, Event, Handler, Io, Ring, Token, udp};
+
+/// The usual sizes, on the system calls that this run of the suite is about.
+pub fn config() -> Config {
+    Config { backend: crate::BACKEND, ..Config::default() }
+}
 
 /// Runs a test in a thread with a network namespace of its own. Needs root, and says so.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {

@@ -1,0 +1,6 @@
+//! What a ring promises, whichever system calls it works by.
+
+mod support;
+mod tap;
+mod turns;
+mod udp;
