@@ -93,7 +93,7 @@ impl Hawser {
     }
 
     /// A home with identity and planet, fresh otherwise.
-    fn home(&self, rig: &Rig, name: &str) -> Result<PathBuf> {
+    pub(super) fn home(&self, rig: &Rig, name: &str) -> Result<PathBuf> {
         let (from, home) = (self.homes()?, rig.files.path().join(name));
         std::fs::create_dir_all(&home).doing("make a home")?;
         for (source, target) in
@@ -105,6 +105,15 @@ impl Hawser {
         let conf = json!({"settings": {"interfacePrefixBlacklist": ["lan"]}});
         std::fs::write(home.join("local.conf"), conf.to_string()).doing("write local.conf")?;
         Ok(home)
+    }
+
+    /// Planet root and controller, and the network that it has.
+    pub(super) fn start_root(&self, rig: &Rig) -> Result<(Daemon, String)> {
+        let home = self.home(rig, NAMES[2])?;
+        let root = Daemon::start(&self.exe, &rig.root, &home, &["--shards", "1"])?;
+        let made = root.cli(&["controller", "network", "create", "--config", &self.network().to_string()])?;
+        let network = made["id"].as_str().unwrap_or_default().to_owned();
+        Ok((root, network))
     }
 
     fn network(&self) -> Value {
@@ -149,10 +158,7 @@ impl Tunnel for Hawser {
     }
 
     fn start(&self, rig: &Rig) -> Result<Box<dyn Running>> {
-        let root_home = self.home(rig, NAMES[2])?;
-        let root = Daemon::start(&self.exe, &rig.root, &root_home, &["--shards", "1"])?;
-        let made = root.cli(&["controller", "network", "create", "--config", &self.network().to_string()])?;
-        let network = made["id"].as_str().unwrap_or_default().to_owned();
+        let (root, network) = self.start_root(rig)?;
         let start = |i: usize| -> Result<Daemon> {
             let (site, home, shards) = (&rig.sites[i], self.home(rig, NAMES[i])?, self.shards.to_string());
             // Counted among the site's own cores; on shared ones the second gateway begins at the second.

@@ -10,8 +10,16 @@ use serde_json::Value;
 use crate::rig::Rig;
 use crate::{Error, Result};
 
+pub mod boringtun;
+pub mod gotatun;
 pub mod hawser;
+pub mod nebula;
 pub mod none;
+mod rival;
+pub mod tinc;
+pub mod wireguard;
+pub mod wireguard_go;
+pub mod zerotier_one;
 
 /// Something that carries packets between the LANs of two gateways.
 pub trait Tunnel {

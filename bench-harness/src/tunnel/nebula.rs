@@ -72,7 +72,8 @@ impl Tunnel for Nebula {
                 // Since 1.10 a rule is for the node itself only, unless told.
                 "firewall": {"outbound": anything, "inbound": anything, "default_local_cidr_any": true},
             });
-            let (file, log) = (path(&format!("nebula-{name}.yml")), rig.files.path().join(format!("nebula-{name}.log")));
+            let (file, log) =
+                (path(&format!("nebula-{name}.yml")), rig.files.path().join(format!("nebula-{name}.log")));
             std::fs::write(&file, config.to_string()).doing("write nebula's configuration")?;
             let mut daemon = site.spawn(Command::new(&self.program).args(["-config", &file]), &log)?;
             rival::wait_for(&mut daemon, "nebula", &log, "its device", START_LIMIT, || {

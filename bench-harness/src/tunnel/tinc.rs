@@ -77,7 +77,8 @@ impl Tinc {
         let hosts = folder.join("hosts");
         std::fs::create_dir_all(&hosts).doing("make a folder for tinc")?;
         let (name, far, site) = (NAMES[i], NAMES[1 - i], &rig.sites[i]);
-        let conf = format!("Name = {name}\nMode = router\nInterface = {DEVICE}\nAddressFamily = ipv4\nConnectTo = {far}\n");
+        let conf =
+            format!("Name = {name}\nMode = router\nInterface = {DEVICE}\nAddressFamily = ipv4\nConnectTo = {far}\n");
         std::fs::write(folder.join("tinc.conf"), conf).doing("write tinc.conf")?;
         let host = format!("Address = {}\nSubnet = {}/32\nSubnet = {}\n", site.wan, OVERLAY[i], site.lan_net);
         std::fs::write(hosts.join(name), host).doing("write a tinc host file")?;
@@ -85,7 +86,6 @@ impl Tinc {
         netns::run(&self.program.display().to_string(), &["-c", &config, "-K2048"])
     }
 }
-
 
 /// Lets both daemons talk, and asks them (SIGUSR2 makes them log their nodes) until both have settled on an MTU.
 fn wait_for_path_mtu(rig: &Rig, pair: &Pair, logs: &[PathBuf; 2]) -> Result<()> {
@@ -105,7 +105,10 @@ fn wait_for_path_mtu(rig: &Rig, pair: &Pair, logs: &[PathBuf; 2]) -> Result<()> 
         std::thread::sleep(Duration::from_millis(50));
         let settled = |i: usize| {
             let log = std::fs::read_to_string(&logs[i]).unwrap_or_default();
-            log.lines().rev().find(|line| line.contains(&format!(" {} at ", NAMES[1 - i])) && line.contains("pmtu")).is_some_and(path_mtu_is_known)
+            log.lines()
+                .rev()
+                .find(|line| line.contains(&format!(" {} at ", NAMES[1 - i])) && line.contains("pmtu"))
+                .is_some_and(path_mtu_is_known)
         };
         if settled(0) && settled(1) {
             return Ok(());

@@ -112,12 +112,8 @@ impl WireGuard {
     /// What `wg <word>` prints when it reads `input`.
     fn answer(&self, word: &str, input: &str) -> Result<String> {
         let command = || format!("{} {word}", self.wg.display());
-        let mut wg = Command::new(&self.wg)
-            .arg(word)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .doing(command())?;
+        let mut wg =
+            Command::new(&self.wg).arg(word).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().doing(command())?;
         // Dropped at once: the program reads to the end.
         wg.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())).doing(command())?;
         let out = wg.wait_with_output().doing(command())?;

@@ -109,9 +109,7 @@ impl ZeroTierOne {
 /// In what `listpeers -j` says, `address` has a direct path that is alive.
 fn is_direct(peers: &Value, address: &str) -> bool {
     let paths = peers.as_array().and_then(|all| all.iter().find(|p| p["address"] == address)).map(|p| &p["paths"]);
-    paths
-        .and_then(Value::as_array)
-        .is_some_and(|all| all.iter().any(|p| p["active"] == true && p["expired"] != true))
+    paths.and_then(Value::as_array).is_some_and(|all| all.iter().any(|p| p["active"] == true && p["expired"] != true))
 }
 
 impl Running for Pair {
