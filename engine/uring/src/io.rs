@@ -120,6 +120,7 @@ pub struct Io {
     waker_armed: bool,
     pub(crate) multishot_read: bool,
     pub(crate) min_wait: bool,
+    busy_poll_refused: Option<std_io::Error>,
     pub(crate) now: Instant,
     pub(crate) counters: Counters,
     pub(crate) config: Config,
@@ -147,11 +148,13 @@ impl Io {
             let completions = native.completions_max();
             (Kernel::Native(native), setup, multishot_read, min_wait, completions)
         };
+        let busy_poll_refused = config.busy_poll.and_then(|time| kernel.busy_poll(time).err());
         Ok(Io {
             kernel,
             setup,
             multishot_read,
             min_wait,
+            busy_poll_refused,
             sends: Sends::new(&config)?,
             writes: Writes::new(&config)?,
             sockets: (0..SOCKETS_MAX).map(|_| None).collect(),
@@ -181,9 +184,14 @@ impl Io {
         &self.counters
     }
 
-    /// How the ring was set up on this kernel.
+    /// How the ring was set up: by which system calls, and with which flags.
     pub fn setup(&self) -> Setup {
         self.setup
+    }
+
+    /// Why there is no busy poll although the configuration asked for it: `EINVAL` before Linux 6.9.
+    pub fn busy_poll_refused(&self) -> Option<&std_io::Error> {
+        self.busy_poll_refused.as_ref()
     }
 
     /// Adds a UDP socket and starts to receive from it.

@@ -79,6 +79,14 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
+    /// Polls network cards for this long before sleep.
+    pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Kernel::Native(native) => native.busy_poll(time),
+            Kernel::Mmsg(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Makes a file known under an index, before requests name it.
     pub(crate) fn add_file(&mut self, port: Port, fd: i32) -> io::Result<()> {
         match self {

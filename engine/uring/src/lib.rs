@@ -1,5 +1,6 @@
 //! io_uring for UDP links and TAP queues: one [`Ring`] per thread, multishot receive into provided buffers, sends from
-//! fixed slots with GSO, wake-ups from other threads, and the opening of sockets and TAP devices themselves.
+//! fixed slots with GSO, wake-ups from other threads, and the opening of sockets and TAP devices themselves. Where there is
+//! no io_uring, the same ring works by `recvmmsg`, `sendmmsg` and epoll.
 //! This crate moves datagrams and Ethernet frames and knows nothing of the protocol inside them; it is the one room of
 //! the house where `unsafe` lives.
 //!
@@ -32,7 +33,7 @@
 //! ```
 //!
 //! # What the loop promises
-//! * One `io_uring_enter` per turn: it submits what the handler committed and waits for what comes next. More only when
+//! * One `io_uring_enter` (or round of the older calls) per turn: it submits what the handler committed and waits for what comes next. More only when
 //!   the send slots run out inside a turn.
 //! * What is committed in a turn leaves with the next `enter`, which follows at once: batching never holds a lone packet.
 //! * A multishot request that the kernel ends (no buffers, full completion queue, a socket error) is armed again in the
@@ -58,7 +59,7 @@ mod waker;
 mod write;
 
 use std::{
-    io as std_io,
+    fmt, io as std_io,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -96,6 +97,24 @@ pub enum Backend {
     Mmsg,
 }
 
+impl Backend {
+    /// Each by its name, as operators write it.
+    pub const NAMES: [(&str, Backend); 3] =
+        [("auto", Backend::Auto), ("io-uring", Backend::IoUring), ("mmsg", Backend::Mmsg)];
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Backend> {
+        Backend::NAMES.iter().find(|(known, _)| *known == name).map(|(_, backend)| *backend)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Backend::NAMES.iter().find(|(_, backend)| backend == self).map_or("", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
 /// Sizes of a ring's tables. The defaults suit UDP with GRO and TAP without super-frames; memory is only touched as far
 /// as it is used.
 #[derive(Clone, Debug)]
@@ -124,6 +143,9 @@ pub struct Config {
     pub gso: bool,
     /// How to wait after a busy turn; `None` always wakes for the first completion.
     pub gather: Option<Gather>,
+    /// Before it sleeps, the kernel asks the network card's queues for this long whether something came (NAPI busy poll):
+    /// CPU for latency. For cards with an interrupt per queue; see [`Io::busy_poll_refused`].
+    pub busy_poll: Option<Duration>,
 }
 
 impl Default for Config {
@@ -141,6 +163,7 @@ impl Default for Config {
             tap_reserve: 64,
             gso: true,
             gather: Some(Gather::default()),
+            busy_poll: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Requests and completions on io_uring: how each request is written into the submission queue, and how the ring is
 //! entered. This file knows opcodes and nothing of what is carried.
 
-use std::{io, os::fd::RawFd};
+use std::{io, os::fd::RawFd, time::Duration};
 
 use io_uring::{
     EnterFlags, IoUring, opcode, squeue,
@@ -67,6 +67,12 @@ impl Native {
     /// Entries of the completion queue.
     pub(crate) fn completions_max(&self) -> usize {
         self.ring.params().cq_entries() as usize
+    }
+
+    /// Has the kernel poll network cards before it sleeps.
+    pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        self.ring.submitter().register_napi(&mut types::Napi::new().set_busy_poll_timeout(micros))
     }
 
     pub(crate) fn set_file(&mut self, port: Port, fd: RawFd) -> io::Result<()> {

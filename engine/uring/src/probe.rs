@@ -12,13 +12,14 @@ use io_uring::{
     types::{self, BufRingEntry},
 };
 
-use crate::{buffers::BufferGroup, sys, tap, udp};
+use crate::{Backend, buffers::BufferGroup, sys, tap, udp};
 
 /// The oldest kernel whose io_uring has all that a ring cannot do without.
 pub const MINIMUM_KERNEL: &str = "6.0";
 /// From here on nothing falls back.
 pub const RECOMMENDED_KERNEL: &str = "6.12";
 
+const OLDER_CALLS: &str = "recvmmsg, sendmmsg and epoll: more CPU per packet";
 const SYSCTL: &str = "/proc/sys/kernel/io_uring_disabled";
 const PROBE_ENTRIES: u32 = 16;
 const PROBE_WAIT: Duration = Duration::from_millis(500);
@@ -91,6 +92,41 @@ impl Setup {
     pub(crate) const ALL: [Setup; 3] = [Setup::Deferred, Setup::Cooperative, Setup::Plain];
 }
 
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Setup::Deferred => "io_uring, DEFER_TASKRUN",
+            Setup::Cooperative => "io_uring, COOP_TASKRUN",
+            Setup::Plain => "io_uring",
+            Setup::Mmsg => "recvmmsg, sendmmsg and epoll",
+        })
+    }
+}
+
+/// What rings will work by, and why.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// One of the two; never [`Backend::Auto`].
+    pub backend: Backend,
+    /// Why, for operators.
+    pub why: String,
+    /// What was looked for.
+    pub features: Features,
+}
+
+/// Decides what rings will work by. An error means that io_uring was asked for and cannot work here.
+pub fn choose(wanted: Backend) -> Result<Choice, Missing> {
+    let (backend, why, features) = match wanted {
+        Backend::Mmsg => (Backend::Mmsg, "asked for".to_owned(), without_io_uring()),
+        Backend::IoUring => (Backend::IoUring, "asked for".to_owned(), probe()?),
+        Backend::Auto => match probe() {
+            Ok(features) => (Backend::IoUring, "the kernel has all that is needed of it".to_owned(), features),
+            Err(missing) => (Backend::Mmsg, missing.to_string(), without_io_uring()),
+        },
+    };
+    Ok(Choice { backend, why, features })
+}
+
 /// Makes a ring with the first of `setups` that this kernel takes.
 pub(crate) fn build(sq_entries: u32, cq_entries: u32, setups: &[Setup]) -> Result<(IoUring, Setup), Missing> {
     let mut last = None;
@@ -131,7 +167,7 @@ pub(crate) fn has_multishot_read(ring: &IoUring) -> bool {
     ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::ReadMulti::CODE)
 }
 
-/// Looks for everything, essentials first. An error means that no ring can work here, and says why.
+/// Looks for everything, essentials first. An error means that io_uring cannot work here, and says why.
 pub fn probe() -> Result<Features, Missing> {
     let (mut ring, setup) = build(PROBE_ENTRIES, PROBE_ENTRIES * 4, &Setup::ALL)?;
     essentials(&ring)?;
@@ -147,14 +183,10 @@ pub fn probe() -> Result<Features, Missing> {
     drop(group);
     multishot?;
 
-    let (gso, gro) = sys::socket(libc::AF_INET, libc::SOCK_DGRAM).map_or((false, false), |socket| {
-        let gro = sys::set_option_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        (udp::has_gso(socket.as_fd()), gro)
-    });
     let mut all = vec![
-        feature("io_uring", true, "5.1", "nothing works"),
-        feature("provided-buffer rings", true, "5.19", "nothing works"),
-        feature("multishot recvmsg", true, MINIMUM_KERNEL, "nothing works"),
+        feature("io_uring", true, "5.1", OLDER_CALLS),
+        feature("provided-buffer rings", true, "5.19", OLDER_CALLS),
+        feature("multishot recvmsg", true, MINIMUM_KERNEL, OLDER_CALLS),
         feature("SINGLE_ISSUER", setup != Setup::Plain, "6.0", "more locking in the kernel"),
         feature("DEFER_TASKRUN", setup == Setup::Deferred, "6.1", "COOP_TASKRUN: less even batches"),
         feature(
@@ -164,11 +196,26 @@ pub fn probe() -> Result<Features, Missing> {
             "a row of single reads on each TAP queue",
         ),
         feature("MIN_TIMEOUT", min_wait, RECOMMENDED_KERNEL, "a wake-up per completion under load"),
-        feature("UDP_SEGMENT", gso, "4.18", "one send per datagram"),
-        feature("UDP_GRO", gro, "5.0", "one receive per datagram"),
     ];
+    all.extend(udp_features());
     all.extend(tap_features(&tap::features()));
     Ok(Features(all))
+}
+
+/// Looks for what matters when io_uring is not used.
+fn without_io_uring() -> Features {
+    Features(udp_features().into_iter().chain(tap_features(&tap::features())).collect())
+}
+
+fn udp_features() -> [Feature; 2] {
+    let (gso, gro) = sys::socket(libc::AF_INET, libc::SOCK_DGRAM).map_or((false, false), |socket| {
+        let gro = sys::set_option_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        (udp::has_gso(socket.as_fd()), gro)
+    });
+    [
+        feature("UDP_SEGMENT", gso, "4.18", "one send per datagram"),
+        feature("UDP_GRO", gro, "5.0", "one receive per datagram"),
+    ]
 }
 
 fn feature(name: &'static str, present: bool, since: &'static str, without: &'static str) -> Feature {
@@ -283,6 +330,18 @@ mod tests {
         assert!(!features.has("a feature nobody has"));
         let text = Features(vec![Feature { name: "x", present: false, since: "9.9", without: "walk" }]).to_string();
         assert!(text.contains("no") && text.contains("Linux 9.9") && text.contains("without it: walk"), "{text}");
+    }
+
+    #[test]
+    fn the_older_calls_are_chosen_only_when_asked_for_or_needed() {
+        assert_eq!(choose(Backend::Auto).unwrap().backend, Backend::IoUring);
+        let asked = choose(Backend::Mmsg).unwrap();
+        assert_eq!((asked.backend, asked.why.as_str()), (Backend::Mmsg, "asked for"));
+        assert!(asked.features.has("UDP_GRO") && !asked.features.has("io_uring"));
+        for (name, backend) in Backend::NAMES {
+            assert_eq!((Backend::named(name), backend.to_string()), (Some(backend), name.to_owned()));
+        }
+        assert_eq!(Backend::named("epoll"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     io::{Arrival, Io, Port, RECEIVE_CONTROL_BYTES, RECEIVE_HEADER_BYTES, RECEIVE_NAME_BYTES, RECEIVE_PREFIX_BYTES},
     kernel::{TAP_GROUP, UDP_GROUP, Wait},
     native,
-    probe::{self, Setup},
+    probe::{self, Choice, Setup},
     sys,
 };
 
@@ -31,13 +31,15 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Makes a ring with the best set-up this kernel allows.
+    /// Makes a ring with the best set-up this kernel allows, within what the configuration says.
     pub fn new(config: Config) -> Result<Ring, Error> {
         match config.backend {
             Backend::IoUring => Ring::with(config, &Setup::ALL),
             Backend::Mmsg => Ring::with(config, &[Setup::Mmsg]),
-            Backend::Auto if probe::probe().is_ok() => Ring::with(config, &Setup::ALL),
-            Backend::Auto => Ring::with(config, &[Setup::Mmsg]),
+            Backend::Auto => {
+                let Choice { backend, .. } = probe::choose(Backend::Auto)?;
+                Ring::new(Config { backend, ..config })
+            }
         }
     }
 
@@ -394,9 +396,23 @@ mod tests {
 
     #[test]
     fn every_set_up_carries_datagrams_and_frames() {
-        for setup in Setup::ALL {
+        for setup in Setup::ALL.into_iter().chain([Setup::Mmsg]) {
             let mut ring = Ring::with(Config::default(), &[setup]).unwrap();
             assert_eq!(ring.io.setup(), setup);
+            exchange(&mut ring);
+        }
+    }
+
+    #[test]
+    fn busy_poll_is_registered_or_said_to_be_refused_and_datagrams_flow_either_way() {
+        for setup in [Setup::Deferred, Setup::Mmsg] {
+            let config = Config { busy_poll: Some(Duration::from_micros(20)), ..Config::default() };
+            let mut ring = Ring::with(config, &[setup]).unwrap();
+            let refused = ring.io.busy_poll_refused().map(std_io::Error::kind);
+            match setup {
+                Setup::Mmsg => assert_eq!(refused, Some(std_io::ErrorKind::Unsupported)),
+                _ => assert!(matches!(refused, None | Some(std_io::ErrorKind::InvalidInput)), "{refused:?}"),
+            }
             exchange(&mut ring);
         }
     }
