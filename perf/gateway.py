@@ -1,5 +1,6 @@
-"""A running gateway as the scripts of this folder see it: its process, its packet threads, its counters. Asks the daemon through
-its own command line, inside its own network namespace, so that nothing but its process ID has to be known."""
+"""A running gateway as the scripts of this folder see it: its process, its packet threads, its counters. Asks the
+daemon through its own command line, inside its own network namespace, so that nothing but its process ID has to be
+known."""
 
 import argparse
 import json
@@ -36,7 +37,10 @@ def tool(name, how):
 
 
 def perf():
-    return tool("perf", "Debian: apt-get install linux-perf; Ubuntu: apt-get install linux-tools-$(uname -r); Fedora: dnf install perf")
+    return tool(
+        "perf",
+        "Debian: apt-get install linux-perf; Ubuntu: apt-get install linux-tools-$(uname -r); Fedora: dnf install perf",
+    )
 
 
 def has_pmu():
@@ -82,7 +86,10 @@ class Gateway:
         if not found:
             die(NO_GATEWAY, "no running gateway found; start one with `hawser up`, or try perf/lab")
         if len(found) > 1:
-            die(USAGE, "several gateways run; name one:\n" + "\n".join(f"  --pid {g.pid}   home {g.home()}" for g in found))
+            die(
+                USAGE,
+                "several gateways run; name one:\n" + "\n".join(f"  --pid {g.pid}   home {g.home()}" for g in found),
+            )
         return found[0]
 
     def home(self):
@@ -101,7 +108,7 @@ class Gateway:
             if word == "--home" and at + 1 < len(words):
                 home = words[at + 1]
             elif word.startswith("--home="):
-                home = word[len("--home="):]
+                home = word[len("--home=") :]
         return os.path.join(cwd, home)
 
     def status(self):
