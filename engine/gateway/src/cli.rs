@@ -83,6 +83,10 @@ pub struct UpArgs {
     /// host should not all begin with the same
     #[arg(long, default_value_t = 0, value_name = "CORE")]
     pub first_core: u16,
+    /// Leave the MSS of TCP connections as their ends announce it [default: lowered so that a segment is one datagram,
+    /// unless tcpMssClamp of local.conf is false]
+    #[arg(long)]
+    pub no_mss_clamp: bool,
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,
@@ -543,7 +547,7 @@ mod tests {
     #[test]
     fn every_command_of_the_manual_parses() {
         for line in [
-            "hawser up --home /x --port 0 --shards 2 --allow-loopback",
+            "hawser up --home /x --port 0 --shards 2 --no-mss-clamp --allow-loopback",
             "hawser status",
             "hawser peers --json",
             "hawser networks",

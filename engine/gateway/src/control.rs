@@ -103,6 +103,8 @@ pub struct Control {
     interfaces: Vec<Interface>,
     addresses: Vec<InterfaceAddress>,
     counters: Counters,
+    /// The shards were told that we relay.
+    relays: bool,
     /// What ended a packet thread; nothing goes on without it.
     failed: Option<io::Error>,
 }
@@ -129,6 +131,8 @@ pub struct Parts {
     pub conf_modified: Option<SystemTime>,
     /// Loopback addresses are links too.
     pub allow_loopback: bool,
+    /// The MSS of TCP connections may be lowered.
+    pub mss_clamp: bool,
     /// Who may use the API.
     pub gate: Arc<Gate>,
     /// Port in use.
@@ -229,6 +233,7 @@ impl Control {
             interfaces: Vec::new(),
             addresses: Vec::new(),
             counters: Counters::default(),
+            relays: false,
             failed: None,
         }
     }
@@ -246,6 +251,7 @@ impl Control {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
         let mut hang_up = signal(SignalKind::hangup())?;
+        self.set_mss_clamp();
         self.settle(self.p.clock.now());
         loop {
             let due = self.p.clock.at(self.next_due_ms());
@@ -362,7 +368,13 @@ impl Control {
         self.p.gate.allow_from(conf.settings.allow_management_from.clone());
         self.filter = Filter::new(&conf, self.p.allow_loopback);
         self.p.conf = conf;
+        self.set_mss_clamp();
         self.bind_links(now);
+    }
+
+    fn set_mss_clamp(&self) {
+        let on = self.p.mss_clamp && !self.p.conf.settings.no_mss_clamp;
+        self.p.dataplane.update(Update::ClampMss(on));
     }
 
     /// Does what node and controller say until both are silent.
@@ -375,6 +387,10 @@ impl Control {
             } else {
                 break;
             }
+        }
+        if self.relays != self.p.node.is_upstream() {
+            self.relays = !self.relays;
+            self.p.dataplane.update(Update::Relay(self.relays));
         }
         self.order_taps();
     }

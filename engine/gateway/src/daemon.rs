@@ -198,6 +198,7 @@ async fn up(
         conf,
         conf_modified,
         allow_loopback: args.allow_loopback,
+        mss_clamp: !args.no_mss_clamp,
         gate,
         port,
         shards,

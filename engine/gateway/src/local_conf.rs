@@ -129,6 +129,8 @@ pub struct Settings {
     pub interface_prefix_blacklist: Vec<String>,
     /// Who may use the API besides loopback.
     pub allow_management_from: Vec<Prefix>,
+    /// Do not lower the MSS of TCP connections.
+    pub no_mss_clamp: bool,
 }
 
 /// The file, understood.
@@ -167,6 +169,7 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("bind", Acted),
     ("interfacePrefixBlacklist", Acted),
     ("allowManagementFrom", Acted),
+    ("tcpMssClamp", Acted), // ours
     ("allowSecondaryPort", Harmless(Kind::Boolean)),
     ("portMappingEnabled", Harmless(Kind::Boolean)),
     ("allowTcpFallbackRelay", Harmless(Kind::Boolean)),
@@ -304,6 +307,7 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
                 s.interface_prefix_blacklist =
                     texts(value, &at, "the start of an interface name", |t| (!t.is_empty()).then(|| t.to_owned()))?;
             }
+            (Acted, "tcpMssClamp") => s.no_mss_clamp = !boolean(value, &at)?,
             (Acted, _) => {
                 s.allow_management_from = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
             }
@@ -447,6 +451,14 @@ mod tests {
         assert!(text.contains("settings.forceTcpRelay is not supported yet; remove it, or set it to false"), "{text}");
         let text = complaint(r#"{"settings": {"concurrency": 8}}"#);
         assert!(text.contains("use --shards"), "{text}");
+    }
+
+    #[test]
+    fn the_mss_of_tcp_is_lowered_unless_the_operator_says_no() {
+        for (text, off) in [("{}", false), (r#"{"tcpMssClamp": true}"#, false), (r#"{"tcpMssClamp": false}"#, true)] {
+            let conf = parse(&format!("{{\"settings\": {text}}}")).expect("good");
+            assert_eq!(conf.settings.no_mss_clamp, off);
+        }
     }
 
     #[test]

@@ -134,11 +134,16 @@ impl Shard {
         packet[ETHERNET..ETHERNET + 6].copy_from_slice(&to.0);
         packet[ETHERNET + 6..ETHERNET + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;
+        self.clamp_to_tap(id, &mut packet[ETHERNET..]);
         self.coalescer.push(id, &packet[ETHERNET..], out, &mut self.counters);
     }
 
     /// For another node, if we relay.
     fn foreign(&mut self, Path { socket, remote }: Path, bytes: &[u8], out: &mut impl Egress) {
+        if !self.tables.relay {
+            self.counters.foreign += 1;
+            return;
+        }
         self.counters.control_foreign += 1;
         out.control(ToControl::Datagram { socket, remote, bytes });
     }

@@ -14,6 +14,7 @@
 
 mod activity;
 mod checksum;
+mod clamp;
 mod coalesce;
 mod egress;
 mod inbound;
@@ -31,6 +32,7 @@ use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
 pub use activity::{ACTIVITY_PATHS_MAX, Activity};
+pub use clamp::MSS_MIN;
 pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, TapSlot, ToControl};
 pub use offload::{Gso, Offload, Partial, UnknownOffload};
@@ -133,6 +135,8 @@ pub struct Counters {
     pub super_frames_out: u64,
     /// Frames they were cut into.
     pub cut_out: u64,
+    /// TCP SYN segments whose MSS was lowered, either way.
+    pub mss_clamped: u64,
 
     /// Given to control: datagrams for other nodes.
     pub control_foreign: u64,
@@ -143,6 +147,8 @@ pub struct Counters {
     /// Given to control: frames that are not for a shard.
     pub control_frames: u64,
 
+    /// Dropped: datagrams for other nodes, as we do not relay.
+    pub foreign: u64,
     /// Dropped: neither packet nor fragment, or longer than any packet.
     pub not_a_packet: u64,
     /// Dropped: sent by a node with our own address.

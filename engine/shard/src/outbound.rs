@@ -60,6 +60,7 @@ impl Shard {
             Err(UnknownOffload) => false,
         };
         if fits {
+            self.clamp_from_tap(network, frame);
             self.outbound(network, frame, out);
         } else {
             self.counters.odd_out += 1;

@@ -69,6 +69,10 @@ pub enum Update {
         /// They may.
         allowed: bool,
     },
+    /// Whether the MSS of TCP connections is lowered until a full segment fits one datagram. At first it is not.
+    ClampMss(bool),
+    /// Whether datagrams for other nodes go to the control plane, which relays them. At first they do not.
+    Relay(bool),
 }
 
 pub(crate) struct Tables {
@@ -76,6 +80,8 @@ pub(crate) struct Tables {
     pub(crate) networks: HashMap<NetworkId, Network, FixedState>,
     /// Peers with something in their ledger.
     pub(crate) active: Vec<Address>,
+    pub(crate) clamp_mss: bool,
+    pub(crate) relay: bool,
     hasher: FixedState,
 }
 
@@ -132,6 +138,8 @@ impl Tables {
             peers: HashMap::with_hasher(hasher.clone()),
             networks: HashMap::with_hasher(hasher.clone()),
             active: Vec::new(),
+            clamp_mss: false,
+            relay: false,
             hasher,
         }
     }
@@ -171,6 +179,8 @@ impl Tables {
                 }
                 _ => counters.members_full += u64::from(allowed),
             },
+            Update::ClampMss(on) => self.clamp_mss = on,
+            Update::Relay(on) => self.relay = on,
         }
     }
 

@@ -155,15 +155,24 @@ fn an_unknown_senders_fragments_reach_the_control_plane_as_one_packet() {
 }
 
 #[test]
-fn what_is_for_others_goes_to_the_control_plane_whole_or_in_part() {
+fn a_root_gives_the_control_plane_what_is_for_others_whole_or_in_part() {
     let whole = sealed(ALICE, STRANGER, Verb::Frame as u8, &[1; 30], Suite::AesGmacSiv);
     let mut fragment = vec![0; 40];
     fragment[8..13].copy_from_slice(&STRANGER.to_bytes());
     fragment[13..15].copy_from_slice(&[0xff, 0x21]);
     let mut b = member(BOB, ALICE, Suite::AesGmacSiv);
+    b.apply(Update::Relay(true));
     assert_eq!(inbound(&mut b, &whole).control, [Said::Datagram(whole)]);
     assert_eq!(inbound(&mut b, &fragment).control, [Said::Datagram(fragment)]);
     assert_eq!(b.counters(), counted(|c| c.control_foreign = 2));
+}
+
+#[test]
+fn a_leaf_drops_what_is_for_others() {
+    let whole = sealed(ALICE, STRANGER, Verb::Frame as u8, &[1; 30], Suite::AesGmacSiv);
+    let mut b = member(BOB, ALICE, Suite::AesGmacSiv);
+    assert!(inbound(&mut b, &whole).control.is_empty());
+    assert_eq!(b.counters(), counted(|c| c.foreign = 1));
 }
 
 #[test]

@@ -250,6 +250,7 @@ impl Handler for Worker {
         let network = NetworkId(tap);
         let out = &mut Out { io, outbox: &mut self.outbox, taps: &self.taps };
         if self.taps.carries(network) == SuperFrames::None {
+            self.shard.clamp_from_tap(network, frame);
             return self.shard.outbound(network, frame, out);
         }
         let Some((header, frame)) = frame.split_first_chunk_mut::<{ Offload::LEN }>() else { return };
@@ -270,7 +271,8 @@ impl Handler for Worker {
         for Outgoing { socket, remote, ttl, datagram } in self.mail.sends.try_iter().take(sends.min(SENDS_PER_TURN)) {
             let _ = io.send(socket.0, remote, ttl, &datagram); // counted by the ring
         }
-        for (network, frame) in self.mail.frames.try_iter().take(frames.min(FRAMES_PER_TURN)) {
+        for (network, mut frame) in self.mail.frames.try_iter().take(frames.min(FRAMES_PER_TURN)) {
+            self.shard.clamp_to_tap(network, &mut frame);
             self.taps.write(io, network, &frame);
         }
         if !(self.mail.commands.is_empty() && self.mail.sends.is_empty() && self.mail.frames.is_empty()) {

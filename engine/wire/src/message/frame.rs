@@ -107,6 +107,8 @@ impl<'a> ExtFrame<'a> {
     pub const INLINE_COM: u8 = 0x01;
     /// Flag: the receiver shall answer OK.
     pub const ACK: u8 = 0x10;
+    /// Bytes before the Ethernet payload, without a certificate.
+    pub const HEADER_LEN: usize = 23;
 
     /// Reads a frame.
     pub fn parse(payload: &'a [u8]) -> Result<ExtFrame<'a>, Malformed> {
