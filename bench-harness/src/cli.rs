@@ -23,6 +23,11 @@ pub struct Cli {
 pub enum Command {
     /// How much gets through, and what it costs
     Throughput(crate::throughput::Options),
+    /// What the kernel alone takes for UDP datagrams and TAP frames on this host: no tunnel can be faster
+    Ceilings(crate::ceiling::Options),
+    /// One end of the tunnel without a cipher
+    #[command(name = crate::tunnel::plain::FORWARDER, hide = true)]
+    PlainForwarder(crate::tunnel::plain::ForwarderArgs),
 }
 
 /// Options of everything that measures.
@@ -128,10 +133,16 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<()> {
+    // It measures nothing itself.
+    if let Command::PlainForwarder(args) = &cli.command {
+        return crate::tunnel::plain::forward(args);
+    }
     lab::netns::check_privilege()?;
     lab::netns::sweep();
     lab::catch_signals()?;
     match &cli.command {
         Command::Throughput(options) => crate::throughput::run(options),
+        Command::Ceilings(options) => crate::ceiling::run(options),
+        Command::PlainForwarder(_) => Ok(()),
     }
 }

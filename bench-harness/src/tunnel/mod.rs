@@ -15,6 +15,7 @@ pub mod gotatun;
 pub mod hawser;
 pub mod nebula;
 pub mod none;
+pub mod plain;
 mod rival;
 pub mod tinc;
 pub mod wireguard;

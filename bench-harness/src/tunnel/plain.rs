@@ -16,7 +16,9 @@ use shard::{Coalescer, Egress, Gso, Offload, Segments, SocketId, TapSlot, ToCont
 use uring::tap::SuperFrames;
 use uring::{Event, Handler, HeldFrame, Io, Ring, Token};
 use wire::fragment::datagrams_needed;
-use wire::packet::{Datagram, FRAG_HDR_LEN, Fragment, HDR_LEN, MAX_FRAGMENTS, Packet, classify, fragment_header, header};
+use wire::packet::{
+    Datagram, FRAG_HDR_LEN, Fragment, HDR_LEN, MAX_FRAGMENTS, Packet, classify, fragment_header, header,
+};
 use wire::{Address, NetworkId};
 
 use super::{Running, Tunnel};
