@@ -52,6 +52,7 @@ pub mod probe;
 mod ring;
 mod send;
 mod slots;
+pub mod steer;
 mod sys;
 pub mod tap;
 pub mod udp;

@@ -1,5 +1,5 @@
-//! Opening multi-queue TAP devices: one descriptor per queue, one queue per shard; the kernel's flow table then sends a
-//! flow's frames to the queue its answers were written to. This file knows the device and nothing of rings or networks.
+//! Opening multi-queue TAP devices: one descriptor per queue, one queue per shard, and a
+//! flow always has the same. This file knows the device and nothing of rings or networks.
 
 use std::{
     fs::OpenOptions,
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::sys;
+use crate::{steer, sys};
 
 /// How long [`open`] waits for a device that a closing ring still holds.
 pub const BUSY_WAIT: Duration = Duration::from_secs(2);
@@ -58,6 +58,8 @@ pub struct Tap {
     pub queues: Vec<OwnedFd>,
     /// What it carries; `None` without [`Options::super_frames`], or if the kernel has no virtio-net headers.
     pub super_frames: SuperFrames,
+    /// A flow has the same queue for ever ([`steer::tap`]); otherwise that of its last answer.
+    pub steered: bool,
 }
 
 /// Creates the device and opens its queues. Needs `CAP_NET_ADMIN`. The device starts down.
@@ -65,7 +67,8 @@ pub fn open(options: &Options) -> io::Result<Tap> {
     if options.name.len() > NAME_MAX || options.name.contains('\0') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the interface name is too long"));
     }
-    let mut tap = Tap { name: options.name.clone(), queues: Vec::new(), super_frames: SuperFrames::None };
+    let mut tap =
+        Tap { name: options.name.clone(), queues: Vec::new(), super_frames: SuperFrames::None, steered: false };
     let with_header = options.super_frames && features().is_ok_and(|(_, header)| header);
     for _ in 0..options.queues.max(1) {
         let queue = sys::retry_while_busy(BUSY_WAIT, || open_queue(&mut tap.name, with_header))?;
@@ -74,6 +77,10 @@ pub fn open(options: &Options) -> io::Result<Tap> {
             tap.super_frames = allow_super_frames(&queue);
         }
         tap.queues.push(queue);
+    }
+    if tap.queues.len() > 1 {
+        // without the privilege or the facility the kernel's own flow table does it, at the price of some reordering
+        tap.steered = steer::tap(tap.queues[0].as_fd()).is_ok();
     }
     Ok(tap)
 }
