@@ -7,6 +7,9 @@
 
 pub mod ceiling;
 pub mod cli;
+pub mod load;
+pub mod machine;
+pub mod meter;
 pub mod record;
 pub mod rig;
 pub mod throughput;

@@ -1,12 +1,16 @@
 //! What a user would measure: echo round trips, a TCP transfer, CPU time of a process. Real sockets, called on a thread
 //! that is inside the namespace in question.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{IoContext, Result};
@@ -216,81 +220,172 @@ pub fn tcp_sink(at: SocketAddr, received: &AtomicU64, ready: &AtomicBool, stop: 
 
 /// A TCP source: connects to `to` and writes for `duration`; answers the retransmissions it caused.
 pub fn tcp_source(to: SocketAddr, duration: Duration) -> Result<u64> {
-    let before = retransmitted_segments();
+    let (before, end) = (KernelCounters::read(), Instant::now() + duration);
+    tcp_pour(to, || Instant::now() < end)?;
+    Ok(KernelCounters::read().since(&before, "Tcp.RetransSegs"))
+}
+
+/// Connects to `to` and writes as long as `go_on` says so.
+pub fn tcp_pour(to: SocketAddr, go_on: impl Fn() -> bool) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).doing(format!("connect to {to}"))?;
     stream.set_write_timeout(Some(Duration::from_millis(200))).doing("send")?;
     let buffer = vec![0x5au8; 1 << 17];
-    let end = Instant::now() + duration;
-    while Instant::now() < end && !crate::interrupted() {
+    while go_on() && !crate::interrupted() {
         match stream.write(&buffer) {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
     }
-    Ok(retransmitted_segments().saturating_sub(before))
+    Ok(())
 }
 
-/// TCP segments retransmitted so far in the calling thread's namespace.
-fn retransmitted_segments() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default();
-    let mut tcp = text.lines().filter(|l| l.starts_with("Tcp:"));
-    let (Some(names), Some(values)) = (tcp.next(), tcp.next()) else { return 0 };
-    names
-        .split_whitespace()
-        .zip(values.split_whitespace())
-        .find(|(name, _)| *name == "RetransSegs")
-        .and_then(|(_, v)| v.parse().ok())
-        .unwrap_or(0)
+/// What the kernel counted in one namespace: /proc/net/snmp and /proc/net/netstat, by names like `Tcp.RetransSegs`.
+#[derive(Clone, Debug, Default)]
+pub struct KernelCounters(HashMap<String, u64>);
+
+impl KernelCounters {
+    /// Those of the calling thread's namespace.
+    pub fn read() -> KernelCounters {
+        let mut all = HashMap::new();
+        for file in ["snmp", "netstat"] {
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+            // Pairs of lines: the names, then the values, both after the same group.
+            let mut lines = text.lines();
+            while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
+                let Some((group, names)) = names.split_once(':') else { continue };
+                let values = values.split_whitespace().skip(1);
+                for (name, value) in names.split_whitespace().zip(values) {
+                    all.insert(format!("{group}.{name}"), value.parse().unwrap_or(0));
+                }
+            }
+        }
+        KernelCounters(all)
+    }
+
+    /// By how much a counter rose since `before`; 0 for one that this kernel does not have.
+    pub fn since(&self, before: &KernelCounters, name: &str) -> u64 {
+        let of = |counters: &KernelCounters| counters.0.get(name).copied().unwrap_or(0);
+        of(self).saturating_sub(of(before))
+    }
 }
 
-/// User and system CPU time that process `pid` has used so far.
+/// User and system CPU time that all threads of process `pid` have used so far, dead ones too.
 pub fn cpu_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // After the last ')' the fields are separated by single blanks; utime and stime are the 12th and 13th of them.
-    let mut fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11);
-    let mut ticks = || fields.next().and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    Duration::from_millis((ticks() + ticks()) * 10)
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32));
+    clock.and_then(ClockId::now).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Most memory that process `pid` ever had resident, in KiB.
 pub fn peak_rss_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmHWM:")
+}
+
+/// Memory that process `pid` has resident now, in KiB.
+pub fn rss_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmRSS:")
+}
+
+fn memory_kib(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:"))
-        .and_then(|v| v.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    let value = status.lines().find_map(|line| line.strip_prefix(field)).and_then(|v| v.split_whitespace().next());
+    value.and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// A stream of UDP datagrams. Each begins with its number, little endian, from 0.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpPlan {
+    /// Payload bytes of each, at least 8.
+    pub size: usize,
+    /// Datagrams per second, evenly spaced; none: as fast as the socket takes them.
+    pub packets_per_s: Option<f64>,
+    /// Up to 64 in one send, which the kernel or the device cuts (UDP_SEGMENT); else one send for each.
+    pub gso: bool,
+}
+
+/// Payload bytes of the longest UDP_SEGMENT send.
+const MAX_GSO_BYTES: usize = 65_000;
+const MAX_GSO_SEGMENTS: usize = 64;
+
+/// Sends a stream to `to` while `go_on` says so, keeping `sent` up to date. A datagram that the kernel refuses is not
+/// counted.
+pub fn udp_pour(to: SocketAddr, plan: UdpPlan, sent: &AtomicU64, go_on: impl Fn() -> bool) -> Result<()> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0)).doing("open a UDP socket")?;
+    socket.connect(to).doing(format!("send to {to}"))?;
+    let size = plan.size.max(8);
+    let most = if plan.gso { (MAX_GSO_BYTES / size).clamp(1, MAX_GSO_SEGMENTS) } else { 1 };
+    if plan.gso {
+        let cut = i32::try_from(size).unwrap_or(i32::MAX);
+        setsockopt(&socket, sockopt::UdpGsoSegment, &cut).doing("set UDP_SEGMENT")?;
+    }
+    // Sleeps end within a few microseconds, not within the usual fifty.
+    let _ = nix::sys::prctl::set_timerslack(1);
+    let mut payload = vec![0x42u8; size * most];
+    let (start, mut number) = (Instant::now(), 0u64);
+    while go_on() && !crate::interrupted() {
+        let due = match plan.packets_per_s {
+            Some(rate) => {
+                // The first one at once, the second after one interval.
+                let due = (start.elapsed().as_secs_f64() * rate) as u64 + 1;
+                if due <= number {
+                    let next = start + Duration::from_secs_f64(number as f64 / rate);
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(20)));
+                    continue;
+                }
+                due - number
+            }
+            None => 64,
+        };
+        // In bursts, so that `go_on` and the clock are asked seldom.
+        let (mut left, mut taken) = (due.min(64) as usize, 0);
+        while left > 0 {
+            let n = left.min(most);
+            for i in 0..n {
+                payload[i * size..i * size + 8].copy_from_slice(&(number + i as u64).to_le_bytes());
+            }
+            if socket.send(&payload[..n * size]).is_ok() {
+                taken += n as u64;
+            }
+            number += n as u64;
+            left -= n;
+        }
+        sent.fetch_add(taken, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// Sends UDP datagrams of `size` payload bytes to `to` as fast as the socket takes them; answers how many.
 pub fn udp_flood(to: SocketAddr, size: usize, duration: Duration) -> Result<u64> {
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = std::net::UdpSocket::bind((any, 0)).doing("open a UDP socket")?;
-    socket.connect(to).doing(format!("send to {to}"))?;
-    let (payload, end, mut sent) = (vec![0x42u8; size], Instant::now() + duration, 0u64);
-    while Instant::now() < end && !crate::interrupted() {
-        for _ in 0..64 {
-            sent += u64::from(socket.send(&payload).is_ok());
-        }
-    }
-    Ok(sent)
+    let (sent, end) = (AtomicU64::new(0), Instant::now() + duration);
+    udp_pour(to, UdpPlan { size, packets_per_s: None, gso: false }, &sent, || Instant::now() < end)?;
+    Ok(sent.into_inner())
 }
 
 /// Counts UDP datagrams that arrive at `at` until `stop` is set and none came for a moment.
 pub fn udp_count(at: SocketAddr, ready: &AtomicBool, stop: &AtomicBool) -> Result<(u64, u64)> {
+    let (packets, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    udp_sink(at, ready, stop, |datagram| {
+        packets.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+    })?;
+    Ok((packets.into_inner(), bytes.into_inner()))
+}
+
+/// Hands every UDP datagram that arrives at `at` to `take` until `stop` is set and none came for a moment.
+pub fn udp_sink(at: SocketAddr, ready: &AtomicBool, stop: &AtomicBool, mut take: impl FnMut(&[u8])) -> Result<()> {
     let socket = std::net::UdpSocket::bind(at).doing(format!("listen on {at}"))?;
-    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
+    // Beyond the system's usual maximum where that is permitted.
+    if setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).is_err() {
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20);
+    }
     socket.set_read_timeout(Some(Duration::from_millis(100))).doing("receive")?;
     ready.store(true, Ordering::Release);
-    let (mut buffer, mut packets, mut bytes) = (vec![0u8; 65536], 0u64, 0u64);
+    let mut buffer = vec![0u8; 65536];
     loop {
         match socket.recv(&mut buffer) {
-            Ok(n) => {
-                packets += 1;
-                bytes += n as u64;
-            }
-            Err(_) if stop.load(Ordering::Acquire) => return Ok((packets, bytes)),
+            Ok(n) => take(&buffer[..n]),
+            Err(_) if stop.load(Ordering::Acquire) => return Ok(()),
             Err(_) => {}
         }
     }
