@@ -3,6 +3,9 @@
 
 use std::{io, ptr::NonNull};
 
+/// Mappings from this size on ask for huge pages: every packet is copied through them, and each page is a TLB entry.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// One mapping, unmapped on drop.
 pub(crate) struct Region {
     base: NonNull<u8>,
@@ -25,6 +28,10 @@ impl Region {
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
+        }
+        if len >= HUGE_PAGE_BYTES {
+            // SAFETY: advice about the mapping just made; a kernel without huge pages refuses it, which changes nothing.
+            unsafe { libc::madvise(base, len, libc::MADV_HUGEPAGE) };
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Region { base, len })

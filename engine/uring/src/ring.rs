@@ -15,6 +15,8 @@ use crate::{
     sys,
 };
 
+/// A message of at least this many bytes is a batch already, and not worth waiting for more of.
+const BATCH_BYTES: i32 = 4096;
 /// Receive errors in a row after which a socket is given up.
 const RECEIVE_FAILURES_MAX: u8 = 16;
 /// While a send is parked the loop looks after it at least this often.
@@ -26,8 +28,8 @@ pub struct Ring {
     io: Io,
     udp: BufferGroup,
     tap: BufferGroup,
-    /// Messages of the last turn, which decide whether the next one waits for a batch.
-    messages: usize,
+    /// Messages of the last turn that were no batches themselves: many of them make the next turn wait for more.
+    lone: usize,
 }
 
 impl Ring {
@@ -59,7 +61,7 @@ impl Ring {
         };
         let udp = group(UDP_GROUP, udp_buffers, udp_buffer_bytes)?;
         let tap = group(TAP_GROUP, tap_buffers, tap_buffer_bytes)?;
-        Ok(Ring { io, udp, tap, messages: 0 })
+        Ok(Ring { io, udp, tap, lone: 0 })
     }
 
     /// What wakes this ring from other threads.
@@ -96,8 +98,10 @@ impl Ring {
             handler.woken(&mut self.io);
         }
         self.deliver_stalled(handler);
+        self.lone = 0;
         for _ in 0..due {
             let Some(arrival) = self.io.arrived.pop_front() else { break };
+            self.lone += usize::from(arrival.result < BATCH_BYTES);
             match arrival.port {
                 Port::Socket(_) => self.deliver_datagrams(arrival, handler),
                 Port::Tap(_) => self.deliver_frame(arrival, handler),
@@ -106,7 +110,6 @@ impl Ring {
         if busy {
             handler.end(&mut self.io);
         }
-        self.messages = due;
 
         self.udp.publish();
         self.tap.publish();
@@ -132,7 +135,7 @@ impl Ring {
             timeout
         };
         match io.config.gather {
-            Some(gather) if io.min_wait && self.messages >= gather.busy => Wait::Batch(gather, timeout),
+            Some(gather) if io.min_wait && self.lone >= gather.busy => Wait::Batch(gather, timeout),
             _ => Wait::One(timeout),
         }
     }
