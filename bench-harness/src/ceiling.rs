@@ -17,7 +17,7 @@ use shard::{Gso, Offload as Virtio, Partial};
 use uring::tap::SuperFrames;
 use uring::{Event, Handler, Io, Ring, Token};
 
-use crate::record::{Better, Cell};
+use crate::record::{Better, Cell, FORMAT, Record};
 use crate::rig::Offload;
 use crate::tunnel::plain::ring_config;
 use crate::{Error, IoContext, Result};
@@ -81,11 +81,11 @@ impl Options {
     }
 
     /// Measures with a progress bar.
-    pub fn measure(&self) -> Result<Vec<Cell>> {
+    pub fn measure(&self, what: Selection) -> Result<Vec<Cell>> {
         let bar = if self.quiet { indicatif::ProgressBar::hidden() } else { indicatif::ProgressBar::new(0) };
         let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").map_err(unusable)?;
         bar.set_style(style);
-        let cells = measure(&self.offload, &self.both_cores(), self.repeat, |nth, all, name| {
+        let cells = measure(what, &self.offload, &self.both_cores(), self.repeat, |nth, all, name| {
             bar.set_length(all as u64);
             bar.set_position(nth as u64);
             bar.set_message(name.to_owned());
@@ -97,9 +97,48 @@ impl Options {
 
 /// Measures, prints the table, saves.
 pub fn run(options: &Options) -> Result<()> {
-    let cells = options.measure()?;
+    let cells = options.measure(Selection::All)?;
     println!("{}", table(&cells));
-    Ok(())
+    save(options, cells)
+}
+
+/// Saves cells of this host, if that is asked for.
+pub fn save(options: &Options, cells: Vec<Cell>) -> Result<()> {
+    let Some(path) = &options.json else { return Ok(()) };
+    let offload: Vec<String> = options.offload.iter().map(Offload::to_string).collect();
+    let settings = [
+        ("repeat", options.repeat.to_string()),
+        ("offload", offload.join(",")),
+        ("cores", format!("{:?}", options.both_cores())),
+    ];
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let record = Record {
+        format: FORMAT,
+        command: std::env::args().skip(1).collect(),
+        begun_unix_s: now.as_secs(),
+        machine: crate::machine::facts(),
+        options: settings.map(|(name, value)| (name.to_owned(), value)).into(),
+        tunnels: [(HOST.to_owned(), "the kernel alone, through the gateway's rings".to_owned())].into(),
+        cells,
+        notes: vec![],
+    };
+    record.save(path)
+}
+
+/// Which ceilings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All of them.
+    All,
+    /// What the stages of one long packet are made of: batches of the longest datagrams, no live flows.
+    Stages,
+}
+
+impl Selection {
+    fn wants(self, kind: Kind, batch: Batch, bytes: usize) -> bool {
+        let stage = batch == Batch::Joined && bytes == SIZES[2] && kind != Kind::Flow;
+        self == Selection::All || stage
+    }
 }
 
 /// How one costs or flows: singly or in batches.
@@ -109,9 +148,10 @@ enum Batch {
     Joined,
 }
 
-/// Measures every ceiling `repeat` times, one after the other in every repetition. `progress` is called before each cell
+/// Measures the ceilings `repeat` times, one after the other in every repetition. `progress` is called before each cell
 /// with its number, the number of all, and its name.
 pub fn measure(
+    what: Selection,
     offloads: &[Offload],
     cores: &[Vec<usize>; 2],
     repeat: u32,
@@ -131,6 +171,7 @@ pub fn measure(
             });
             // What the wire's offload does not touch is measured once.
             all.filter(move |(kind, batch, _)| nth == 0 || (*batch == Batch::Joined && kind.on_the_wire()))
+                .filter(move |&(kind, batch, bytes)| what.wants(kind, batch, bytes))
                 .map(move |(kind, batch, bytes)| (field, kind, batch, bytes))
         })
         .collect();

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod meter;
 pub mod record;
 pub mod rig;
+pub mod stages;
 pub mod throughput;
 pub mod tunnel;
 
