@@ -142,7 +142,7 @@ pub struct Config {
     pub tap_reserve: u16,
     /// Use GSO for equal-sized datagrams to one remote.
     pub gso: bool,
-    /// How to wait after a busy turn; `None` always wakes for the first completion.
+    /// How to wait under load; `None` always wakes for the first completion.
     pub gather: Option<Gather>,
     /// Before it sleeps, the kernel asks the network card's queues for this long whether something came (NAPI busy poll):
     /// CPU for latency. For cards with an interrupt per queue; see [`Io::busy_poll_refused`].
@@ -169,12 +169,14 @@ impl Default for Config {
     }
 }
 
-/// Waiting for a batch after a busy turn. Never applied after a quiet turn, so that a ping is not delayed.
+/// Waiting for a batch while messages come fast one by one: woken for each, a thread that shares its core would be called
+/// more often than there is work. Never applied to slower ones, so that a ping is not delayed.
 #[derive(Clone, Copy, Debug)]
 pub struct Gather {
-    /// A turn with at least this many messages was busy.
-    pub busy: usize,
-    /// Messages to wait for after a busy turn.
+    /// Messages per second from which on it is worth waiting. Super-frames and GRO messages do not count: they are
+    /// batches already.
+    pub rate: u32,
+    /// Messages to wait for.
     pub messages: usize,
     /// For at most this long.
     pub wait: Duration,
@@ -182,7 +184,7 @@ pub struct Gather {
 
 impl Default for Gather {
     fn default() -> Self {
-        Gather { busy: 8, messages: 16, wait: Duration::from_micros(20) }
+        Gather { rate: 50_000, messages: 32, wait: Duration::from_micros(50) }
     }
 }
 

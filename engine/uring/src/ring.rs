@@ -1,12 +1,15 @@
 //! The loop: one turn enters the kernel once, hands what arrived to the handler, gives the buffers back and arms again
 //! what the kernel has ended. This file knows how a received message is laid out, and nothing of what it means.
 
-use std::{io as std_io, time::Duration};
+use std::{
+    io as std_io,
+    time::{Duration, Instant},
+};
 
 use io_uring::cqueue;
 
 use crate::{
-    Backend, Config, Error, Handler, Waker,
+    Backend, Config, Error, Gather, Handler, Waker,
     buffers::BufferGroup,
     io::{Arrival, Io, Port, RECEIVE_CONTROL_BYTES, RECEIVE_HEADER_BYTES, RECEIVE_NAME_BYTES, RECEIVE_PREFIX_BYTES},
     kernel::{TAP_GROUP, UDP_GROUP, Wait},
@@ -17,6 +20,8 @@ use crate::{
 
 /// A message of at least this many bytes is a batch already, and not worth waiting for more of.
 const BATCH_BYTES: i32 = 4096;
+/// How long messages are counted before it is said how fast they come.
+const LOAD_WINDOW: Duration = Duration::from_millis(1);
 /// Receive errors in a row after which a socket is given up.
 const RECEIVE_FAILURES_MAX: u8 = 16;
 /// While a send is parked the loop looks after it at least this often.
@@ -28,8 +33,32 @@ pub struct Ring {
     io: Io,
     udp: BufferGroup,
     tap: BufferGroup,
-    /// Messages of the last turn that were no batches themselves: many of them make the next turn wait for more.
-    lone: usize,
+    load: Load,
+}
+
+/// How fast messages come that are no batches themselves.
+struct Load {
+    since: Instant,
+    lone: u32,
+    /// So fast that a turn should wait for more of them.
+    high: bool,
+}
+
+impl Load {
+    fn new() -> Load {
+        Load { since: Instant::now(), lone: 0, high: false }
+    }
+
+    /// Takes in what a turn brought.
+    fn note(&mut self, now: Instant, lone: u32, gather: Option<Gather>) {
+        self.lone += lone;
+        let window = now.saturating_duration_since(self.since);
+        if window < LOAD_WINDOW {
+            return;
+        }
+        self.high = gather.is_some_and(|gather| f64::from(self.lone) >= f64::from(gather.rate) * window.as_secs_f64());
+        (self.since, self.lone) = (now, 0);
+    }
 }
 
 impl Ring {
@@ -61,7 +90,7 @@ impl Ring {
         };
         let udp = group(UDP_GROUP, udp_buffers, udp_buffer_bytes)?;
         let tap = group(TAP_GROUP, tap_buffers, tap_buffer_bytes)?;
-        Ok(Ring { io, udp, tap, lone: 0 })
+        Ok(Ring { io, udp, tap, load: Load::new() })
     }
 
     /// What wakes this ring from other threads.
@@ -98,10 +127,10 @@ impl Ring {
             handler.woken(&mut self.io);
         }
         self.deliver_stalled(handler);
-        self.lone = 0;
+        let mut lone = 0;
         for _ in 0..due {
             let Some(arrival) = self.io.arrived.pop_front() else { break };
-            self.lone += usize::from(arrival.result < BATCH_BYTES);
+            lone += u32::from((1..BATCH_BYTES).contains(&arrival.result));
             match arrival.port {
                 Port::Socket(_) => self.deliver_datagrams(arrival, handler),
                 Port::Tap(_) => self.deliver_frame(arrival, handler),
@@ -110,6 +139,7 @@ impl Ring {
         if busy {
             handler.end(&mut self.io);
         }
+        self.load.note(self.io.now, lone, self.io.config.gather);
 
         self.udp.publish();
         self.tap.publish();
@@ -135,7 +165,7 @@ impl Ring {
             timeout
         };
         match io.config.gather {
-            Some(gather) if io.min_wait && self.lone >= gather.busy => Wait::Batch(gather, timeout),
+            Some(gather) if io.min_wait && self.load.high => Wait::Batch(gather, timeout),
             _ => Wait::One(timeout),
         }
     }
@@ -432,6 +462,23 @@ mod tests {
         let mut ring = Ring::new(Config { gather: None, ..Config::default() }).unwrap();
         ring.io.min_wait = false;
         exchange(&mut ring);
+    }
+
+    #[test]
+    fn only_fast_messages_are_worth_waiting_for() {
+        let gather = Some(Gather { rate: 50_000, ..Gather::default() });
+        let (start, mut load) = (Instant::now(), Load::new());
+        load.since = start;
+        let at = |us| start + Duration::from_micros(us);
+        // one message each 500 µs, then 100 within one window, then none for a while
+        (1..=10).for_each(|n| load.note(at(500 * n), 1, gather));
+        assert!(!load.high);
+        (1..=100).for_each(|n| load.note(at(5000 + 10 * n), 1, gather));
+        assert!(load.high);
+        load.note(at(50_000), 1, gather);
+        assert!(!load.high);
+        (1..=100).for_each(|n| load.note(at(50_000 + 10 * n), 1, None));
+        assert!(!load.high, "without a rule nothing waits");
     }
 
     #[test]
