@@ -1,13 +1,18 @@
 //! The command line: what can be measured, and the options that all measurements share.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::Result;
+use crate::plan::Outcome;
+use crate::record::{FORMAT, Record};
 use crate::rig::{Offload, RigOptions};
 use crate::tunnel::Programs;
+use crate::{Error, Result, machine, table};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -23,6 +28,10 @@ pub struct Cli {
 pub enum Command {
     /// How much gets through, and what it costs
     Throughput(crate::throughput::Options),
+    /// Round trips, idle and beside a TCP stream, and what a lone packet costs
+    Latency(crate::latency::Options),
+    /// What more packet threads bring, and whether they keep segments in order
+    Scale(crate::scale::Options),
     /// What the kernel alone takes for UDP datagrams and TAP frames on this host: no tunnel can be faster
     Ceilings(crate::ceiling::Options),
     /// What one 1400-byte packet costs, stage by stage, next to a budget
@@ -110,6 +119,21 @@ impl Shared {
         Programs { given: self.programs.iter().cloned().collect() }
     }
 
+    /// Every combination of offload model and LAN MTU.
+    pub fn rigs(&self) -> Vec<(Offload, u32)> {
+        self.offload.iter().flat_map(|&offload| self.lan_mtu.iter().map(move |&mtu| (offload, mtu))).collect()
+    }
+
+    /// How often each measurement is repeated.
+    pub fn repetitions(&self) -> u32 {
+        if self.quick { 1 } else { self.repeat }
+    }
+
+    /// How long each measurement takes, beside its warm-up.
+    pub fn window(&self) -> Duration {
+        Duration::from_secs_f64(if self.quick { self.seconds.min(1.0) } else { self.seconds })
+    }
+
     /// The rig for one offload model and LAN MTU.
     pub fn rig(&self, offload: Offload, lan_mtu: u32) -> RigOptions {
         let mut options = RigOptions { offload, lan_mtu, wan_mtu: self.wan_mtu, ..RigOptions::default() };
@@ -122,9 +146,54 @@ impl Shared {
     }
 }
 
+/// Makes the record of what was measured, saves it if that was asked for, and prints the table. `notes` go beside those
+/// that hold for every measurement.
+pub fn conclude(shared: &Shared, outcome: Outcome, notes: Vec<String>) -> Result<()> {
+    let Outcome { cells, tunnels } = outcome;
+    let mut record = Record {
+        format: FORMAT,
+        command: std::env::args().skip(1).collect(),
+        begun_unix_s: BEGUN.get().copied().unwrap_or_default(),
+        machine: machine::facts(),
+        options: asked(),
+        tunnels,
+        cells,
+        notes,
+    };
+    if let Some(why) = &record.machine.no_perf_events {
+        record.notes.push(format!("cycles and instructions per packet are not counted here: {why}"));
+    }
+    println!("{}", table::of(&record.cells));
+    record.notes.iter().for_each(|note| println!("{note}"));
+    let failures = table::failures(&record.cells);
+    failures.iter().for_each(|failure| eprintln!("failed: {failure}"));
+    if let Some(file) = &shared.json {
+        record.save(file)?;
+        println!("saved as {}", file.display());
+    }
+    match record.cells.iter().any(|cell| !cell.repetitions.is_empty()) {
+        true => Ok(()),
+        false => Err(Error::Unusable("nothing could be measured".into())),
+    }
+}
+
+static BEGUN: OnceLock<u64> = OnceLock::new();
+
+/// What the process was asked for, defaults included, by option name.
+fn asked() -> BTreeMap<String, String> {
+    let matches = Cli::command().get_matches();
+    let Some((command, matches)) = matches.subcommand() else { return BTreeMap::new() };
+    let value = |id: &clap::Id| {
+        let raw = matches.try_get_raw(id.as_str()).ok().flatten()?;
+        Some((id.to_string(), raw.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(",")))
+    };
+    [("command".to_owned(), command.to_owned())].into_iter().chain(matches.ids().filter_map(value)).collect()
+}
+
 /// Runs the program with the process's own arguments.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    let _ = BEGUN.set(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()));
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -144,6 +213,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
     lab::catch_signals()?;
     match &cli.command {
         Command::Throughput(options) => crate::throughput::run(options),
+        Command::Latency(options) => crate::latency::run(options),
+        Command::Scale(options) => crate::scale::run(options),
         Command::Ceilings(options) => crate::ceiling::run(options),
         Command::Stages(options) => crate::stages::run(options),
         Command::PlainForwarder(_) => Ok(()),

@@ -7,12 +7,16 @@
 
 pub mod ceiling;
 pub mod cli;
+pub mod latency;
 pub mod load;
 pub mod machine;
 pub mod meter;
+pub mod plan;
 pub mod record;
 pub mod rig;
+pub mod scale;
 pub mod stages;
+pub mod table;
 pub mod throughput;
 pub mod tunnel;
 

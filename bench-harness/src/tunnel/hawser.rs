@@ -4,6 +4,7 @@
 use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use lab::daemon::Daemon;
@@ -29,7 +30,7 @@ pub enum Rules {
 }
 
 /// Hawser, and how it is set up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Hawser {
     /// The program.
     pub exe: PathBuf,
@@ -40,7 +41,7 @@ pub struct Hawser {
     /// Its rules.
     pub rules: Rules,
     // Making an identity takes seconds of CPU time: all starts use the same three.
-    homes: OnceCell<tempfile::TempDir>,
+    homes: Rc<OnceCell<tempfile::TempDir>>,
 }
 
 /// The program `hawser`: what the user said, else beside this program, else in target/release of the working folder.
@@ -69,7 +70,15 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Hawser {
     /// One packet thread, the controller's own MTU, everything accepted.
     pub fn new(exe: PathBuf) -> Hawser {
-        Hawser { exe, shards: 1, mtu: None, rules: Rules::Accept, homes: OnceCell::new() }
+        Hawser { exe, shards: 1, mtu: None, rules: Rules::Accept, homes: Rc::default() }
+    }
+
+    /// Its name, and how it differs from [`Hawser::new`].
+    pub fn label(&self) -> String {
+        let shards = (self.shards != 1).then(|| format!(", {} shards", self.shards));
+        let mtu = self.mtu.map(|mtu| format!(", virtual MTU {mtu}"));
+        let rules = (self.rules == Rules::Table).then(|| ", rules table".to_owned());
+        ["hawser".to_owned()].into_iter().chain(shards).chain(mtu).chain(rules).collect()
     }
 
     fn homes(&self) -> Result<&Path> {
