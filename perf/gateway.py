@@ -111,10 +111,12 @@ class Gateway:
                 home = word[len("--home=") :]
         return os.path.join(cwd, home)
 
-    def status(self):
-        """What `hawser status --json` says."""
+    def status(self, patient=False):
+        """What `hawser status --json` says; nothing if it does not answer and we can wait."""
         command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"/proc/{self.pid}/exe"]
         out = subprocess.run([*command, "--home", self.home(), "--json", "status"], capture_output=True, text=True)
+        if out.returncode and patient:
+            return None
         if out.returncode:
             die(FAILED, f"the gateway does not answer: {out.stderr.strip()}")
         return json.loads(out.stdout)
