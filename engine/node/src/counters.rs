@@ -157,6 +157,10 @@ numbers! {
         gates_full;
         /// Paths whose gates were forgotten to make room for others.
         path_gates_evicted;
+        /// Peers without lanes: too many have some.
+        lanes_full;
+        /// Lanes given up because nothing came back over them.
+        lanes_lost;
         /// Datagrams not sent because the identity collided with another and was given up.
         halted;
         /// Outputs lost because the caller did not drain them.
@@ -211,3 +215,5 @@ numbers! {
         authorised;
     }
 }
+        /// Peers with lanes.
+        lane_peers;

@@ -195,7 +195,9 @@ impl Node {
             return;
         };
         let (version, timestamp, sent_to, planet) = (hello.version, hello.timestamp, hello.sent_to, hello.planet);
+        // Where a lane is seen is no place to find us at.
         if arrival.direct()
+            && arrival.lane.is_none()
             && let Some(surface) = sent_to
         {
             self.surface_reported(now, arrival, from, surface);

@@ -175,6 +175,8 @@ pub enum PlanChange {
         route: Option<Route>,
         /// Paths over which it is heard directly.
         paths: Vec<(LocalSocketId, SocketAddr)>,
+        /// Shards that send to it from a socket of their own instead of the route's ([`crate::Node::add_lane`]).
+        lanes: Vec<(u16, LocalSocketId)>,
     },
     /// Forget a peer.
     PeerGone(Address),
@@ -203,12 +205,13 @@ pub enum PlanChange {
 impl fmt::Debug for PlanChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PlanChange::Peer { address, suite, route, paths, .. } => f
+            PlanChange::Peer { address, suite, route, paths, lanes, .. } => f
                 .debug_struct("Peer")
                 .field("address", address)
                 .field("suite", suite)
                 .field("route", route)
                 .field("paths", paths)
+                .field("lanes", lanes)
                 .finish_non_exhaustive(),
             PlanChange::PeerGone(address) => write!(f, "PeerGone({address})"),
             PlanChange::Network { id, mtu, fast } => write!(f, "Network({id}, mtu {mtu}, fast {fast})"),

@@ -10,7 +10,7 @@ use crate::Node;
 use crate::io::{Activity, LocalSocketId, Socket};
 use crate::limits::*;
 use crate::path::{Path, Slot};
-use crate::send::{Arrival, Way};
+use crate::send::Way;
 use crate::timers::NEW_SOCKET_MS;
 
 /// Which address families something was sent to.
@@ -85,6 +85,7 @@ impl Node {
         }
         self.surface_generation += 1;
         self.surfaces.socket_gone(id);
+        self.lanes_gone(id);
         let mut lost: Vec<(Address, SocketAddr)> = Vec::new();
         for (&address, peer) in self.peers.iter_mut() {
             let gone = peer.slots.iter().filter(|s| s.path.socket == id).map(|s| (address, s.path.remote));
@@ -137,7 +138,8 @@ impl Node {
     }
 
     fn activity(&mut self, now: Now, a: &Activity) {
-        let path = Path { socket: a.socket, remote: a.remote };
+        let arrival = self.arrival(Path { socket: a.socket, remote: a.remote }, u8::from(!a.hops0));
+        let path = arrival.path;
         if !self.peers.contains(a.peer) {
             return;
         }
@@ -145,7 +147,6 @@ impl Node {
             self.network_activity(now, a.peer);
         }
         if a.rx_packets > 0 {
-            let arrival = Arrival { path, hops: u8::from(!a.hops0) };
             let heard = crate::dispatch::Heard { heard: true, trust: a.nontrivial, proves_path: false };
             self.received(now, &arrival, a.peer, a.nontrivial.then_some(wire::Verb::Frame), heard);
         }

@@ -56,6 +56,7 @@ mod gates;
 mod hello;
 mod io;
 mod keepalive;
+mod lanes;
 mod learn;
 pub mod limits;
 mod members;
@@ -123,6 +124,7 @@ pub struct Node {
     networks: Networks,
     authorised: members::Authorised,
     plan: plan::Plan,
+    lanes: lanes::Lanes,
     timers: timers::Timers,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -159,6 +161,7 @@ impl Node {
             authorised: members::Authorised::default(),
             plan: plan::Plan::default(),
             timers: timers::Timers::new(now),
+            lanes: lanes::Lanes::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             online: false,
@@ -228,6 +231,7 @@ impl Node {
         }
     }
 
+            lane_peers: self.lanes.peers(),
     /// The virtual networks and what is known of them.
     pub fn networks(&self) -> &Networks {
         &self.networks

@@ -17,6 +17,9 @@ pub const UNKNOWN_LATENCY_MS: u64 = 65_535;
 pub const DEAD_PATH_PENALTY_MS: u64 = 65_535;
 /// Age beyond which a dead path gets no worse: ten heartbeats. ms, spec.
 pub const QUALITY_AGE_CAP_MS: u64 = 140_000;
+/// A path that carries frames keeps them while it is alive and no other is twice as good and better by this much: what
+/// changes its path is overtaken by what follows. ms, ours.
+pub const PATH_HOLD_MS: u64 = 10;
 /// Slots per peer. spec.
 pub const SLOTS_MAX: usize = 64;
 /// Slots of a peer that never proved a relationship. spec, "Hardening bounds".
@@ -239,6 +242,23 @@ pub const WATCH_MISS_MS: u64 = 250;
 pub const WATCH_MISSES: u8 = 2;
 /// Peers watched at a time. ours.
 pub const WATCHED_MAX: usize = 4_096;
+
+// Lanes. Ours.
+
+/// Peers that have lanes at a time.
+pub const LANE_PEERS_MAX: usize = 1_024;
+/// A peer to whom no frame went for this long has no lanes. ms.
+pub const LANE_IDLE_MS: u64 = 60_000;
+/// A lane is probed this often: the keep-alive of a path. ms.
+pub const LANE_PROBE_MS: u64 = PATH_HEARTBEAT_MS;
+/// Probes are drawn up to this much earlier. ms.
+pub const LANE_PROBE_JITTER_MS: u64 = PATH_HEARTBEAT_JITTER_MS;
+/// A probe counts as missed after this long, and is repeated. ms.
+pub const LANE_MISS_MS: u64 = 1_000;
+/// Missed probes after which frames go by the link's first socket again.
+pub const LANE_MISSES: u8 = 3;
+/// A lane that was given up, or never worked, is probed again after this long. ms.
+pub const LANE_RETRY_MS: u64 = 60_000;
 
 // Networks.
 

@@ -98,6 +98,12 @@ impl Slot {
         latency * (8 - self.scope() as u64) / u64::from(self.priority)
     }
 
+    /// Frames that go over it stay, although `better` has a lower score.
+    pub(crate) fn holds_against(&self, better: &Slot, now_ms: u64) -> bool {
+        let margin = PATH_HOLD_MS * (8 - self.scope() as u64);
+        self.priority >= better.priority && self.score(now_ms) <= 2 * better.score(now_ms) + margin
+    }
+
     /// Takes a round trip into account. // spec: paths, "Latency"
     pub(crate) fn measured(&mut self, sample_us: u32) {
         self.latency_us =

@@ -167,7 +167,10 @@ impl Peer {
 
     /// The best slot that is not expired; of equals the later one. // spec: paths, "Path selection"
     pub(crate) fn best_slot(&self, now_ms: u64) -> Option<&Slot> {
-        self.slots.iter().filter(|s| !s.expired(now_ms)).rev().min_by_key(|s| s.score(now_ms))
+        let best = self.slots.iter().filter(|s| !s.expired(now_ms)).rev().min_by_key(|s| s.score(now_ms))?;
+        let carries = |s: &&Slot| s.alive(now_ms) && s.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
+        let carrying = self.slots.iter().filter(carries).max_by_key(|s| s.last_frame_out.get());
+        Some(carrying.filter(|s| s.holds_against(best, now_ms)).unwrap_or(best))
     }
 
     /// The best slot, expired ones included: the last resort.

@@ -17,12 +17,14 @@ struct Planned {
     suite: Suite,
     route: Option<Route>,
     paths: Vec<(LocalSocketId, SocketAddr)>,
+    lanes: Vec<(u16, LocalSocketId)>,
 }
 
 impl PartialEq for Planned {
     fn eq(&self, other: &Planned) -> bool {
         Arc::ptr_eq(&self.keys, &other.keys)
-            && (self.suite, self.route, &self.paths) == (other.suite, other.route, &other.paths)
+            && (self.suite, self.route) == (other.suite, other.route)
+            && (&self.paths, &self.lanes) == (&other.paths, &other.lanes)
     }
 }
 
@@ -95,8 +97,8 @@ impl Node {
         let change = match present {
             Some(planned) => {
                 self.plan.peers.insert(address, planned.clone());
-                let Planned { keys, suite, route, paths } = planned;
-                PlanChange::Peer { address, keys, suite, route, paths }
+                let Planned { keys, suite, route, paths, lanes } = planned;
+                PlanChange::Peer { address, keys, suite, route, paths, lanes }
             }
             None => {
                 self.plan.peers.remove(&address);
@@ -127,8 +129,9 @@ impl Node {
             mtu: self.settings.mtu(way.path.remote.ip()) as u16,
             direct: way.owner == address,
         });
+        let lanes = way.map(|way| self.lanes.proven(address, &way.path)).unwrap_or_default();
         let usable = peer.slots.iter().filter(|s| !s.expired(now.ms()));
         let paths = usable.map(|s| (s.path.socket, s.path.remote)).collect();
-        Some(Planned { keys: peer.keys.clone(), suite: peer.suite(), route, paths })
+        Some(Planned { keys: peer.keys.clone(), suite: peer.suite(), route, paths, lanes })
     }
 }

@@ -31,7 +31,7 @@ impl Node {
             self.counters.dropped_not_a_packet += 1;
             return;
         };
-        let arrival = Arrival { path: Path { socket, remote }, hops: view.hops() };
+        let arrival = self.arrival(Path { socket, remote }, view.hops());
         self.opened(now, &arrival, packet);
     }
 
@@ -86,7 +86,7 @@ impl Node {
             self.counters.dropped_not_a_packet += 1;
             return;
         };
-        let arrival = Arrival { path, hops: packet.hops() };
+        let arrival = self.arrival(path, packet.hops());
         let source = packet.source();
         let Some(suite) = packet.suite() else {
             self.counters.dropped_suite += 1;

@@ -11,14 +11,16 @@ use crate::dispatch::{Handled, Heard};
 use crate::expect::Matched;
 use crate::io::Event;
 use crate::limits::*;
+use crate::path::Path;
 use crate::send::Arrival;
 
 impl Node {
     /// Handles an OK.
     pub(crate) fn ok(&mut self, now: Now, arrival: &Arrival, from: Address, payload: &[u8]) -> Handled {
         let ok = OkMessage::parse(payload)?;
-        let (id, path) = (ok.in_re.packet_id, arrival.path);
-        let matched = self.expectations.matched(id, ok.in_re.verb, from, path.socket, path.remote, now.ms());
+        let (id, Path { socket, remote }) = (ok.in_re.packet_id, arrival.path);
+        let socket = arrival.lane.unwrap_or(socket);
+        let matched = self.expectations.matched(id, ok.in_re.verb, from, socket, remote, now.ms());
         let Some(matched) = matched else {
             self.counters.reply_unexpected += 1;
             return Ok(Heard::NO);
@@ -30,6 +32,12 @@ impl Node {
                 if matched.cookie.is_some_and(|cookie| cookie != ok.body) {
                     self.counters.reply_unexpected += 1;
                     return Ok(Heard::NO);
+                }
+                if let Some(lane) = arrival.lane {
+                    if heard.proves_path {
+                        self.lane_answered(now, from, lane, remote);
+                    }
+                    return Ok(Heard::NO); // says nothing of the path beside it
                 }
                 self.measure(now, arrival, from, &matched);
             }

@@ -26,6 +26,8 @@ pub(crate) struct Way {
 pub(crate) struct Arrival {
     pub(crate) path: Path,
     pub(crate) hops: u8,
+    /// The lane it came by; its path is that of the link's first socket.
+    pub(crate) lane: Option<LocalSocketId>,
 }
 
 impl Arrival {
@@ -111,6 +113,9 @@ impl Node {
             }
             self.watch(now, to);
             self.watch(now, way.owner);
+            if way.owner == to {
+                self.want_lanes(now, to);
+            }
         }
     }
 
@@ -118,7 +123,7 @@ impl Node {
     // spec: paths, "Sending", replies
     pub(crate) fn reply(&mut self, now: Now, to: Address, over: &Arrival, verb: Verb, payload: &[u8]) {
         let Path { socket, remote } = over.path;
-        self.send_straight(now, to, Some(socket), remote, verb, payload, false);
+        self.send_straight(now, to, Some(over.lane.unwrap_or(socket)), remote, verb, payload, false);
     }
 
     /// Sends one message to an endpoint, not by the queue: replies, probes, pushes. Returns its ID on the wire.

@@ -70,6 +70,7 @@ impl Node {
         self.upstreams_changed(now);
         self.keep_peers_alive(now);
         self.push_after_change(now);
+        self.lanes_tick(now);
         self.expire_proofs(now);
         self.prove_wanted(now);
         self.plan_all(now);

@@ -34,6 +34,7 @@ fn within_bounds(g: &Gauges) {
         (g.error_gates, ERROR_GATE_MAX),
         (g.watched, WATCHED_MAX),
         (g.authorised, AUTHORISED_MAX),
+        (g.lane_peers, LANE_PEERS_MAX),
     ];
     assert_eq!(bounds.len(), g.iter().count(), "every gauge has its bound here");
     for ((name, value), (_, bound)) in g.iter().zip(bounds) {
