@@ -145,6 +145,9 @@ impl Plan {
 
     /// Measures everything. What fails is written into its cell; only an interruption ends it early.
     pub fn run(&self) -> Result<Outcome> {
+        if self.jobs.is_empty() || self.contestants.is_empty() {
+            return Err(Error::Unusable("nothing to measure: every tunnel or every load was switched off".into()));
+        }
         // Cells of one job stand together: that is how tables are read.
         let (n, jobs) = (self.contestants.len(), self.jobs.len());
         let mut cells: Vec<Cell> =
