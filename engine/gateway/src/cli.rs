@@ -76,6 +76,14 @@ pub struct UpArgs {
     /// UDP and API port; 0 picks a free one [default: primaryPort of local.conf, else 9993]
     #[arg(long, short)]
     pub port: Option<u16>,
+    /// System calls that carry packets: io-uring, mmsg (recvmmsg, sendmmsg, epoll; costs more CPU), or auto, which is
+    /// io-uring where the kernel has it and allows it [default: io of local.conf, else auto]
+    #[arg(long, value_name = "auto|io-uring|mmsg", value_parser = backend)]
+    pub io: Option<uring::Backend>,
+    /// Before a packet thread sleeps, the kernel polls the network card for so many microseconds (NAPI busy poll): CPU for
+    /// latency [default: busyPoll of local.conf, else 0: off]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub busy_poll: Option<u16>,
     /// Packet threads [default: one per core]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: Option<u16>,
@@ -90,6 +98,10 @@ pub struct UpArgs {
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,
+}
+
+fn backend(name: &str) -> Result<uring::Backend, String> {
+    uring::Backend::named(name).ok_or_else(|| "it is not auto, io-uring or mmsg".to_owned())
 }
 
 /// `hawser lab`
@@ -554,6 +566,7 @@ mod tests {
             "hawser leave 6af3745e97000001",
             "hawser join 6af3745e97000001 --allow-global true",
             "hawser identity new --out f",
+            "hawser up --io mmsg --busy-poll 50",
             "hawser identity show",
             "hawser identity check f",
             "hawser planet make --root id@10.0.0.1/9993,10.1.0.1/9993 --root id2@10.0.0.2/9993 --out p --key k --force",
@@ -575,6 +588,9 @@ mod tests {
 
     #[test]
     fn a_wrong_id_is_a_usage_error() {
+        for line in ["hawser up --io epoll", "hawser up --busy-poll 65536"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
         for line in ["hawser join 123", "hawser up --shards 0", "hawser up --port 70000", "hawser planet make --out p"]
         {
             let e = Cli::try_parse_from(line.split_whitespace()).expect_err(line);

@@ -139,6 +139,8 @@ pub struct Parts {
     pub port: u16,
     /// Packet threads.
     pub shards: usize,
+    /// System calls that carry packets.
+    pub io: uring::probe::Choice,
     /// Our identity.
     pub identity: Arc<SecretIdentity>,
     /// The planet in force.

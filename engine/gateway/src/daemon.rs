@@ -6,12 +6,15 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use controller::{Controller, FileStorage};
 use node::Node;
 use tokio::sync::mpsc;
+use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
+use uring::Backend;
+use uring::probe::Choice;
 use wire::{NetworkId, SecretIdentity};
 
 use crate::api::{self, Gate, MAX_PENDING_ASKS};
@@ -23,7 +26,7 @@ use crate::links;
 use crate::local_conf::{ConfError, LocalConf};
 use crate::netlink::Netlink;
 use crate::proof::Prover;
-use crate::store::UringStore;
+use crate::store::{StateStore, StdStore, UringStore};
 use crate::taps::{self, MAX_PENDING_ORDERS, MAX_PENDING_REPORTS, Taps};
 use crate::writer::Writer;
 
@@ -47,8 +50,8 @@ pub enum UpError {
         /// Why.
         source: io::Error,
     },
-    /// The kernel lacks something essential.
-    #[error("this kernel cannot run the gateway: {0}")]
+    /// The kernel lacks something that was asked for.
+    #[error("io_uring was asked for: {0}; or take --io auto")]
     Kernel(#[from] uring::probe::Missing),
     /// The packet threads do not run.
     #[error(transparent)]
@@ -85,12 +88,21 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     let port = links::choose_port(wanted).map_err(|source| UpError::Port { port: wanted, source })?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.map_or(cores, usize::from).clamp(1, MAX_SHARDS);
-    report_kernel()?;
+    let io = uring::probe::choose(args.io.or(conf.settings.io).unwrap_or_default())?;
+    report_kernel(&io);
     info!(address = %loaded.identity.public().address(), home = %home.root().display(), port, shards, "hawser");
     if !nix::unistd::geteuid().is_root() {
         warn!("not root: TAP devices cannot be made, so networks will be in state PORT_ERROR");
     }
-    tokio_uring::start(up(home.clone(), args.clone(), (conf, conf_modified), loaded, port, shards))
+    let (home, args, conf) = (home.clone(), args.clone(), (conf, conf_modified));
+    match io.backend {
+        Backend::Mmsg => {
+            let plain = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let plain = plain.map_err(system("start the control thread's loop"))?;
+            LocalSet::new().block_on(&plain, up(home, args, conf, loaded, port, (shards, io), StdStore))
+        }
+        _ => tokio_uring::start(up(home, args, conf, loaded, port, (shards, io), UringStore)),
+    }
 }
 
 fn start_logging() {
@@ -101,9 +113,9 @@ fn start_logging() {
     let _ = plain.try_init();
 }
 
-/// Says what the kernel can do; an error if it lacks what nothing can replace.
-fn report_kernel() -> Result<(), UpError> {
-    let features = uring::probe::probe()?;
+/// Says what the kernel can do, and what is used of it.
+fn report_kernel(io: &Choice) {
+    let features = &io.features;
     for line in features.to_string().lines() {
         debug!("kernel: {line}");
     }
@@ -121,7 +133,7 @@ fn report_kernel() -> Result<(), UpError> {
     for feature in missing {
         warn!("kernel: no {} (Linux {}): {}", feature.name, feature.since, feature.without);
     }
-    Ok(())
+    info!("packets go by {}: {}", io.backend, io.why);
 }
 
 fn make_node(
@@ -159,13 +171,14 @@ fn make_controller(
     Ok(controller)
 }
 
-async fn up(
+async fn up<S: StateStore + 'static>(
     home: Home,
     args: UpArgs,
     (conf, conf_modified): (LocalConf, Option<SystemTime>),
     loaded: Loaded,
     port: u16,
-    shards: usize,
+    (shards, io): (usize, Choice),
+    store: S,
 ) -> Result<(), UpError> {
     let clock = Clock::start();
     let (networks, token) = (loaded.networks.iter().map(|n| n.id).collect::<Vec<_>>(), loaded.token.clone());
@@ -182,6 +195,9 @@ async fn up(
 
     let mut config = dataplane::Config::new(identity.public().address(), shards);
     config.first_core = args.first_core.into();
+    config.ring.backend = io.backend;
+    let busy_poll = args.busy_poll.or(conf.settings.busy_poll).filter(|micros| *micros > 0);
+    config.ring.busy_poll = busy_poll.map(|micros| Duration::from_micros(micros.into()));
     let dataplane = DataPlane::start(config)?;
     let (prover, verdicts) = Prover::start().map_err(system("start the proof worker"))?;
     let (netlink, changes) = Netlink::open().map_err(system("open rtnetlink"))?;
@@ -190,7 +206,7 @@ async fn up(
     let taps = Taps::new(netlink, shards, device_names(&home), reports);
     let taps = tokio::task::spawn_local(taps.run(ordered, changes));
 
-    let writer = Writer::start(UringStore);
+    let writer = Writer::start(store);
     writer.replace(home.pid(), PUBLIC, std::process::id().to_string().into_bytes());
     let mut control = Control::new(Parts {
         clock,
@@ -202,6 +218,7 @@ async fn up(
         gate,
         port,
         shards,
+        io,
         identity,
         planet: loaded.planet,
         node,

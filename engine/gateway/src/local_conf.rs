@@ -123,6 +123,10 @@ pub struct Virtual {
 pub struct Settings {
     /// UDP and API port; 0 asks for a random one.
     pub primary_port: Option<u16>,
+    /// System calls that carry packets.
+    pub io: Option<uring::Backend>,
+    /// Microseconds of busy poll.
+    pub busy_poll: Option<u16>,
     /// Exactly these addresses, instead of those of the interfaces.
     pub bind: Vec<IpAddr>,
     /// Interfaces whose name starts so are never bound.
@@ -165,6 +169,8 @@ enum Kind {
 
 /// Every key of `settings` that ZeroTierOne 1.14.1 reads. // spec: service, "local.conf"
 const SETTINGS: &[(&str, Treatment)] = &[
+    ("io", Acted),       // ours
+    ("busyPoll", Acted), // ours
     ("primaryPort", Acted),
     ("bind", Acted),
     ("interfacePrefixBlacklist", Acted),
@@ -302,6 +308,11 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
                 }
             }
             (Acted, "primaryPort") => s.primary_port = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
+            (Acted, "io") => {
+                let named = value.as_str().and_then(uring::Backend::named);
+                s.io = Some(named.ok_or_else(|| wrong(&at, value, "\"auto\", \"io-uring\" or \"mmsg\""))?);
+            }
+            (Acted, "busyPoll") => s.busy_poll = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
             (Acted, "bind") => s.bind = texts(value, &at, "an IP address", |t| t.parse().ok())?,
             (Acted, "interfacePrefixBlacklist") => {
                 s.interface_prefix_blacklist =
@@ -486,6 +497,15 @@ mod tests {
         parse(r#"{"settings": {"portMappingEnabled": "false", "multicoreEnabled": 1}}"#).expect("the right types");
         let text = complaint(r#"{"virtual": {"xyz": {}}}"#);
         assert!(text.contains("10 hex digits"), "{text}");
+    }
+
+    #[test]
+    fn how_packets_are_carried_is_one_of_three_and_busy_poll_has_a_bound() {
+        let conf = parse(r#"{"settings": {"io": "mmsg", "busyPoll": 50}}"#).expect("good");
+        assert_eq!((conf.settings.io, conf.settings.busy_poll), (Some(uring::Backend::Mmsg), Some(50)));
+        let text = complaint(r#"{"settings": {"io": "epoll"}}"#);
+        assert!(text.contains("settings.io: \"epoll\" is not \"auto\", \"io-uring\" or \"mmsg\""), "{text}");
+        complaint(r#"{"settings": {"busyPoll": 65536}}"#);
     }
 
     #[test]

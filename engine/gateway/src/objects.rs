@@ -7,6 +7,7 @@ use network::Network;
 use network::config::Specialist;
 use node::{LocalSocketId, PeerStatus};
 use serde_json::{Map, Value, json};
+use uring::probe::Choice;
 use wire::endpoint::{Prefix, to_text};
 use wire::world::World;
 use wire::{Identity, MulticastGroup, Now};
@@ -48,6 +49,8 @@ pub struct StatusFacts<'a> {
     pub surface: Vec<SocketAddr>,
     /// Packet threads.
     pub shards: usize,
+    /// System calls that carry packets, and why these.
+    pub io: &'a Choice,
     /// Our own counters, by room.
     pub counters: Value,
 }
@@ -84,6 +87,7 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "config": config,
         "hawserVersion": env!("CARGO_PKG_VERSION"),
         "shards": facts.shards,
+        "io": {"backend": facts.io.backend.to_string(), "why": facts.io.why},
         "counters": facts.counters,
     });
     object.extend(fields.as_object().cloned().unwrap_or_default());
@@ -308,10 +312,12 @@ mod tests {
             listening: vec![endpoint],
             surface: vec![endpoint],
             shards: 2,
+            io: &uring::probe::choose(uring::Backend::Mmsg).expect("always there"),
             counters: json!({}),
         };
         let object = status(Now::at_ms(5), &facts);
         covers(&object, &model(STATUS), "status");
+        assert_eq!(object["io"], json!({"backend": "mmsg", "why": "asked for"}));
         assert_eq!(object["config"]["settings"]["listeningOn"][0], "192.0.2.1/9993");
         assert_eq!(object["config"]["settings"]["bind"][0], "192.0.2.1", "what the operator wrote is still there");
         covers(&health(Now::at_ms(5), false), &json!({"online": false, "clock": 5, "versionBuild": 0}), "health");

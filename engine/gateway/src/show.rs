@@ -77,6 +77,7 @@ fn status_rows(v: &Value) -> Vec<(&'static str, String)> {
         ("listening on", text(&settings["listeningOn"])),
         ("seen as", text(&settings["surfaceAddresses"])),
         ("shards", text(&v["shards"])),
+        ("io", format!("{} ({})", text(&v["io"]["backend"]), text(&v["io"]["why"]))),
     ]
 }
 

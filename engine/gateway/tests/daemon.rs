@@ -2,7 +2,7 @@
 //! requests through TAP devices. Needs root and iproute2.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -34,6 +34,11 @@ struct World {
 
 impl World {
     fn new(name: &str) -> World {
+        World::with(name, &[])
+    }
+
+    /// The daemons get `more` words on their command line.
+    fn with(name: &str, more: &[&str]) -> World {
         netns::check_privilege().expect("these tests make namespaces");
         let space = |tag: &str| Namespace::new(&format!("{name}{tag}")).expect("namespace");
         let spaces = [space("w"), space("a"), space("b")];
@@ -50,7 +55,7 @@ impl World {
         let start = |ns: &Namespace, home: PathBuf| {
             std::fs::create_dir_all(&home).expect("home");
             std::fs::copy(&planet, home.join("planet")).expect("planet");
-            Daemon::start(Path::new(HAWSER), ns, &home, &["--shards", "2"]).expect("daemon")
+            Daemon::start(Path::new(HAWSER), ns, &home, &[&["--shards", "2"], more].concat()).expect("daemon")
         };
         let root = start(&spaces[0], dir.path().join("root"));
         let a = start(&spaces[1], dir.path().join("a"));
@@ -120,6 +125,34 @@ fn two_members_of_an_own_controller_ping_each_other_through_their_taps() {
     let name = network["portDeviceName"].as_str().expect("device");
     let shown = device(&world.spaces[2], &["addr", "show", "dev", name]);
     assert!(shown.contains("mtu 2800") && shown.contains(network["mac"].as_str().expect("mac")), "{shown}");
+}
+
+#[test]
+fn two_gateways_without_io_uring_carry_echoes_and_a_transfer() {
+    let mut world = World::with("mmsg", &["--io", "mmsg"]);
+    let (_, [a_ip, b_ip]) = world.network();
+    assert!(reaches(&world.spaces[1], b_ip, 56), "first contact\n{}", world.a.log_tail());
+    assert!(reaches(&world.spaces[2], a_ip, 2700), "frames that take two datagrams");
+    let (sent, at) = ((0..8u32 << 20).map(|n| (n ^ n >> 8) as u8).collect::<Vec<u8>>(), SocketAddr::new(b_ip, 7001));
+    let listener = world.spaces[2].inside(|| Ok(TcpListener::bind(at))).expect("inside").expect("listens");
+    let received = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            world.spaces[1].inside(|| {
+                let mut stream = TcpStream::connect_timeout(&at, SOON).expect("connects");
+                stream.write_all(&sent).expect("is sent");
+                Ok(())
+            })
+        });
+        let mut received = Vec::new();
+        listener.accept().expect("connects").0.read_to_end(&mut received).expect("arrives");
+        received
+    });
+    assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+    for daemon in [&world.a, &world.b] {
+        let status = daemon.status().expect("status");
+        assert_eq!(status["io"], json!({"backend": "mmsg", "why": "asked for"}));
+        assert!(daemon.log_tail().contains("packets go by mmsg: asked for"), "{}", daemon.log_tail());
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Control {
             listening: self.links.iter().map(|l| l.local).collect(),
             surface: self.p.node.surfaces(now).0,
             shards: self.p.shards,
+            io: &self.p.io,
             counters: counts::all(self),
         };
         objects::status(now, &facts)

@@ -12,7 +12,7 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender};
 use shard::{Activity, Egress, Gso, Offload, Shard, SocketId, TapSlot, ToControl, Update};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 use uring::tap::SuperFrames;
 use uring::{Event, Handler, HeldFrame, Io, Ring, Token, Waker};
 use wire::fragment::ReassemblyCounters;
@@ -82,6 +82,9 @@ pub(super) fn run(setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
             return;
         }
     };
+    if let Some(error) = ring.io().busy_poll_refused() {
+        warn!(shard = setup.shard, %error, "no busy poll");
+    }
     let waker = ring.waker();
     let _ = started.send(Ok(waker.clone()));
     let _alarm = Alarm { shard: setup.shard, outbox: setup.outbox.clone() };
