@@ -2,6 +2,7 @@
 //! hits all of them alike. The result is a list of cells.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,7 +10,7 @@ use lab::measure::UdpPlan;
 
 use crate::cli::Shared;
 use crate::load::{self, Bed, Load, Traffic, Ways};
-use crate::record::{Better, Cell, Run};
+use crate::record::{self, Better, Cell, Run};
 use crate::rig::RigOptions;
 use crate::tunnel::Tunnel;
 use crate::{Error, Result};
@@ -88,7 +89,14 @@ impl Job {
         }
     }
 
-    fn cell(&self, contestant: &Contestant) -> Cell {
+    /// It means something for this tunnel.
+    fn applies(&self, bed: &Bed) -> bool {
+        let no_daemons = || bed.running().pids().iter().all(Vec::is_empty);
+        !matches!(self, Job::Lone(_) | Job::Overload(_)) || !no_daemons()
+    }
+
+    /// An empty cell for it.
+    pub(crate) fn cell(&self, contestant: &Contestant) -> Cell {
         let udp = |plan: &UdpPlan, ways: &Ways| Load { ways: *ways, ..Load::new(Traffic::Udp(*plan)) }.to_string();
         let (load, metric, unit, better) = match self {
             Job::Rate(load) => match load.traffic {
@@ -124,6 +132,11 @@ pub struct Plan {
     pub window: Duration,
     /// Without progress on the terminal.
     pub quiet: bool,
+    /// All contestants are up at the same time and take turns job by job, not one after the other with all jobs: closer in
+    /// time, at the price of idle daemons beside the measured ones.
+    pub side_by_side: bool,
+    /// Where the result will be saved: that this is possible is better known before.
+    pub saved_as: Option<PathBuf>,
 }
 
 impl Plan {
@@ -135,6 +148,8 @@ impl Plan {
             repeat: shared.repetitions(),
             window: shared.window(),
             quiet: shared.quiet,
+            side_by_side: false,
+            saved_as: shared.json.clone(),
         }
     }
 
@@ -148,6 +163,7 @@ impl Plan {
         if self.jobs.is_empty() || self.contestants.is_empty() {
             return Err(Error::Unusable("nothing to measure: every tunnel or every load was switched off".into()));
         }
+        self.saved_as.as_deref().map_or(Ok(()), record::check_writable)?;
         // Cells of one job stand together: that is how tables are read.
         let (n, jobs) = (self.contestants.len(), self.jobs.len());
         let mut cells: Vec<Cell> =
@@ -163,19 +179,28 @@ impl Plan {
         );
         bar.enable_steady_tick(Duration::from_millis(250));
         for repetition in 0..self.repeat {
-            for turn in 0..n {
-                // Another one begins each time.
-                let index = (turn + repetition as usize) % n;
-                let contestant = &self.contestants[index];
-                bar.set_message(format!("starting {}", contestant.label));
-                let bed = Bed::start(&*contestant.tunnel, contestant.rig.clone());
-                for (j, job) in self.jobs.iter().enumerate() {
+            // Another one begins each time.
+            let order: Vec<usize> = (0..n).map(|turn| (turn + repetition as usize) % n).collect();
+            for together in order.chunks(if self.side_by_side { n } else { 1 }) {
+                let start = |&index: &usize| {
+                    let contestant = &self.contestants[index];
+                    bar.set_message(format!("starting {}", contestant.label));
+                    (index, Bed::start(&*contestant.tunnel, contestant.rig.clone()))
+                };
+                let beds: Vec<_> = together.iter().map(start).collect();
+                let turns = self.jobs.iter().enumerate().flat_map(|job| beds.iter().map(move |bed| (job, bed)));
+                for ((j, job), (index, bed)) in turns {
+                    let (index, contestant) = (*index, &self.contestants[*index]);
                     if lab::interrupted() {
                         return Err(Error::Interrupted);
                     }
                     let cell = &mut cells[j * n + index];
                     bar.set_message(format!("{}: {}, {}", contestant.label, cell.load, cell.metric));
-                    let result = match &bed {
+                    if bed.as_ref().is_ok_and(|bed| !job.applies(bed)) {
+                        bar.inc(1);
+                        continue;
+                    }
+                    let result = match bed {
                         Ok(bed) => job.run(bed, self.window),
                         Err(e) => Err(Error::Unusable(format!("did not start: {e}"))),
                     };
@@ -192,6 +217,7 @@ impl Plan {
             }
         }
         bar.finish_and_clear();
+        cells.retain(|cell| !(cell.repetitions.is_empty() && cell.failures.is_empty()));
         let tunnels = self.contestants.iter().map(|c| (c.label.clone(), c.tunnel.about())).collect();
         Ok(Outcome { cells, tunnels })
     }

@@ -240,6 +240,17 @@ pub fn spread(values: &[f64]) -> Option<(f64, f64)> {
     Some((least, values.iter().copied().max_by(f64::total_cmp)?))
 }
 
+/// Says early that a result could not be saved as `file`.
+pub fn check_writable(file: &Path) -> Result<()> {
+    let there = file.exists();
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    opened.map_err(|e| Error::Unusable(format!("--json {}: {e}", file.display())))?;
+    if !there {
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(())
+}
+
 impl Record {
     /// Reads a saved result and refuses what is none.
     pub fn load(path: &Path) -> Result<Record> {

@@ -31,7 +31,13 @@ const COLUMNS: [Column; 19] = [
     ("machine busy", |c| c.median_of(|r| Some(r.machine_cpu_s / r.seconds)).map(|cores| format!("{cores:.2} cores"))),
     ("cycles/packet", |c| c.median_of(|r| per_packet(r, r.cycles)).map(number)),
     ("instr./packet", |c| c.median_of(|r| per_packet(r, r.instructions)).map(number)),
-    ("lost", |c| c.median_of(|r| (r.sent > 0).then(|| r.loss() * 100.0)).map(|share| format!("{} %", number(share)))),
+    ("lost", |c| {
+        let share = c.median_of(|r| (r.sent > 0).then(|| r.loss() * 100.0))?;
+        let socket =
+            c.median_of(|r| Some(r.lost_at_socket as f64 / r.sent as f64 * 100.0)).filter(|&share| share > 0.0);
+        let socket = socket.map(|share| format!(", at the socket {}", number(share))).unwrap_or_default();
+        Some(format!("{} %{socket}", number(share)))
+    }),
     ("sent again", |c| sum(c, |r| r.retransmits)),
     ("out of order", |c| sum(c, |r| r.out_of_order)),
     ("peak MiB", |c| {
@@ -84,4 +90,38 @@ pub fn failures(cells: &[Cell]) -> Vec<String> {
         c.failures.iter().map(|f| format!("{}, {}, {}: {f}", c.tunnel, c.load, c.metric)).collect::<Vec<_>>()
     };
     cells.iter().flat_map(of).collect()
+}
+
+/// What happened under overload, one line a cell.
+pub fn overloads(cells: &[Cell]) -> Vec<String> {
+    let told = |cell: &Cell| -> Option<String> {
+        let run = cell.runs.last()?;
+        let [offered, delivered, carried, thin_lost] =
+            ["offered_per_s", "delivered_per_s", "without_loss_per_s", "thin_stream_lost"]
+                .map(|name| run.more.get(name));
+        let (offered, carried) = (*offered?, *carried?);
+        let drops: Vec<_> =
+            run.counters.iter().filter(|(name, _)| is_drop(name)).map(|(name, n)| format!("{name} {n}")).collect();
+        Some(format!(
+            "{}, {}: offered {} packets/s ({} times what is carried without loss), delivered {}; a thin stream afterwards lost {}; \
+             memory of both {} MiB before, {} after; drops counted: {}",
+            cell.tunnel,
+            cell.load,
+            number(offered),
+            number(offered / carried),
+            number(*delivered?),
+            thin_lost?,
+            number(run.resident_kib[0] as f64 / 1024.0),
+            number(run.resident_kib[1] as f64 / 1024.0),
+            if drops.is_empty() { "none".to_owned() } else { drops.join(", ") }
+        ))
+    };
+    cells.iter().filter_map(told).collect()
+}
+
+/// Names of counters that tell of a loss, a full queue or a failure.
+fn is_drop(name: &str) -> bool {
+    let words =
+        ["drop", "full", "exhausted", "overflow", "evicted", "expired", "failed", "no_buffer", "refused", "suspected"];
+    words.iter().any(|word| name.to_lowercase().contains(word))
 }

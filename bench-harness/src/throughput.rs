@@ -114,7 +114,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut plan = Plan::new(&options.shared);
     options.variants.enter(&options.shared, &mut plan)?;
     let quick = options.shared.quick;
-    let few = |list: &[usize]| if quick { list[..1].to_vec() } else { list.to_vec() };
+    let few = |list: &[usize]| list[..if quick { list.len().min(1) } else { list.len() }].to_vec();
     let tcp: Vec<usize> = options.tcp.iter().map(|&n| n.into()).filter(|&n| n > 0).collect();
     let udp: Vec<usize> = options.udp.iter().copied().filter(|&n| n > 0).collect();
     let (ends, ways) = match quick {

@@ -69,6 +69,7 @@ fn what_cannot_be_done_is_said() {
         (&["latency", "--lan-mtu", "576"], "576 is not in 1280..=9000"),
         (&["scale", "--shards", "0"], "0 is not in 1..=256"),
         (&["scale", "--offload", "soft"], "possible values: hw, sw"),
+        (&["throughput", "--json", "/nowhere/result.json"], "--json /nowhere/result.json: No such file"),
         (&["throughput", "--tcp", "0", "--udp", "0"], "nothing to measure"),
     ] {
         let out = harness(words).output().unwrap();

@@ -170,10 +170,13 @@ impl Tunnel for Hawser {
         let (root, network) = self.start_root(rig)?;
         let start = |i: usize| -> Result<Daemon> {
             let (site, home, shards) = (&rig.sites[i], self.home(rig, NAMES[i])?, self.shards.to_string());
-            // Counted among the site's own cores; on shared ones the second gateway begins at the second.
-            let first = if site.cores.len() > 1 || site.cores.is_empty() { i.to_string() } else { "0".to_owned() };
+            // More threads than the site has cores need all of the host's. Where the gateways share cores, the second
+            // one begins at the second; the number is counted among those it may use.
+            let enough = site.cores.len() >= self.shards;
+            let cores: &[usize] = if enough { &site.cores } else { &[] };
+            let first = if enough && site.cores != rig.sites[1 - i].cores { 0 } else { i }.to_string();
             let (exe, words) = (&self.exe, ["--shards", &shards, "--first-core", &first]);
-            let mut daemon = site.on_gateway(|| Daemon::start(exe, &site.gateway, &home, &words))?;
+            let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, &words))?;
             let config = json!({"authorized": true, "ipAssignments": [OVERLAY[i]]}).to_string();
             root.cli(&["controller", "member", "set", &network, &daemon.address()?, "--config", &config])?;
             daemon.join(&network, JOIN_LIMIT)?;
