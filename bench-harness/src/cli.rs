@@ -32,6 +32,8 @@ pub enum Command {
     Latency(crate::latency::Options),
     /// What more packet threads bring, and whether they keep segments in order
     Scale(crate::scale::Options),
+    /// Hawser and the other tunnels of this host side by side, and the ratios between them
+    Compare(crate::compare::Options),
     /// What the kernel alone takes for UDP datagrams and TAP frames on this host: no tunnel can be faster
     Ceilings(crate::ceiling::Options),
     /// What one 1400-byte packet costs, stage by stage, next to a budget
@@ -215,6 +217,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Throughput(options) => crate::throughput::run(options),
         Command::Latency(options) => crate::latency::run(options),
         Command::Scale(options) => crate::scale::run(options),
+        Command::Compare(options) => crate::compare::run(options),
         Command::Ceilings(options) => crate::ceiling::run(options),
         Command::Stages(options) => crate::stages::run(options),
         Command::PlainForwarder(_) => Ok(()),

@@ -7,6 +7,7 @@
 
 pub mod ceiling;
 pub mod cli;
+pub mod compare;
 pub mod latency;
 pub mod load;
 pub mod machine;

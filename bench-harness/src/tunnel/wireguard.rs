@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lab::netns;
@@ -67,7 +68,9 @@ impl Tunnel for WireGuard {
 
     fn start(&self, rig: &Rig) -> Result<Box<dyn Running>> {
         // Unlike the devices, the sockets of all namespaces share one folder.
-        let devices = ["a", "b"].map(|end| format!("hb{}{end}", std::process::id()));
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let n = STARTED.fetch_add(1, Ordering::Relaxed) % 100;
+        let devices = ["a", "b"].map(|end| format!("hb{}-{n}{end}", std::process::id()));
         let sockets = devices.each_ref().map(|device| Socket(Path::new(SOCKETS).join(format!("{device}.sock"))));
         let launch = |i: usize| -> Result<Guard> {
             let _ = std::fs::remove_file(&sockets[i].0);
