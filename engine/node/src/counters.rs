@@ -29,6 +29,10 @@ numbers! {
         sent_datagrams;
         /// Datagrams forwarded for others.
         relayed;
+        /// Remotes whose way was found narrower than configured.
+        narrowed;
+        /// The same, but there was no room to remember it.
+        narrowed_full;
         /// Datagrams that are no packet: too short, beacons.
         dropped_not_a_packet;
         /// Source or destination address zero or reserved, or source is ourselves.
@@ -153,14 +157,14 @@ numbers! {
         authorised_full;
         /// Peers not watched for failing paths: too many.
         watched_full;
-        /// Requests refused because a table of gates had no room.
-        gates_full;
-        /// Paths whose gates were forgotten to make room for others.
-        path_gates_evicted;
         /// Peers without lanes: too many have some.
         lanes_full;
         /// Lanes given up because nothing came back over them.
         lanes_lost;
+        /// Requests refused because a table of gates had no room.
+        gates_full;
+        /// Paths whose gates were forgotten to make room for others.
+        path_gates_evicted;
         /// Datagrams not sent because the identity collided with another and was given up.
         halted;
         /// Outputs lost because the caller did not drain them.
@@ -213,7 +217,7 @@ numbers! {
         watched;
         /// Members that our controller authorised lately.
         authorised;
-    }
-}
         /// Peers with lanes.
         lane_peers;
+    }
+}

@@ -172,7 +172,7 @@ impl Node {
         ErrorMessage { in_re: InRe::new(Verb::Hello, id), code }.write(&mut payload);
         let Some(mut packet) = self.build(from, Verb::Error, &payload, false) else { return };
         keys.seal(&mut packet, Suite::Salsa2012Poly1305);
-        let mtu = self.settings.mtu(arrival.path.remote.ip());
+        let mtu = self.mtu(arrival.path.remote.ip());
         self.emit_packet(&packet, mtu, Some(arrival.path.socket), arrival.path.remote);
     }
 

@@ -60,6 +60,7 @@ mod lanes;
 mod learn;
 pub mod limits;
 mod members;
+mod narrow;
 mod path;
 mod peer;
 mod plan;
@@ -123,8 +124,9 @@ pub struct Node {
     watched: BTreeSet<Address>,
     networks: Networks,
     authorised: members::Authorised,
-    plan: plan::Plan,
     lanes: lanes::Lanes,
+    plan: plan::Plan,
+    narrowed: narrow::Narrowed,
     timers: timers::Timers,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -159,9 +161,10 @@ impl Node {
             watched: BTreeSet::new(),
             networks: Networks::new(),
             authorised: members::Authorised::default(),
-            plan: plan::Plan::default(),
-            timers: timers::Timers::new(now),
             lanes: lanes::Lanes::default(),
+            plan: plan::Plan::default(),
+            narrowed: narrow::Narrowed::default(),
+            timers: timers::Timers::new(now),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             online: false,
@@ -228,10 +231,10 @@ impl Node {
             error_gates,
             watched: self.watched.len(),
             authorised: self.authorised.len(),
+            lane_peers: self.lanes.peers(),
         }
     }
 
-            lane_peers: self.lanes.peers(),
     /// The virtual networks and what is known of them.
     pub fn networks(&self) -> &Networks {
         &self.networks

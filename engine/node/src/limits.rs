@@ -274,3 +274,10 @@ pub const AUTHORISED_MAX: usize = 65_536;
 
 /// Outputs that wait for the caller, those the shards must hear excepted. ours.
 pub const OUTPUTS_MAX: usize = 65_536;
+
+/// What every IPv6 link carries in one piece, less the headers of IPv6 and UDP: no way is taken to be narrower.
+pub const NARROW_MTU_MIN: usize = 1_232;
+/// How long a way that was found narrow is taken to stay so. // RFC 1191, 6.3
+pub const NARROWED_MS: u64 = 600_000;
+/// Remotes behind narrow ways that are remembered; the others stay as configured.
+pub const NARROWED_MAX: usize = 1_024;

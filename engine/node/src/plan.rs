@@ -126,7 +126,7 @@ impl Node {
         let route = way.map(|way| Route {
             socket: way.path.socket,
             remote: way.path.remote,
-            mtu: self.settings.mtu(way.path.remote.ip()) as u16,
+            mtu: self.mtu(way.path.remote.ip()) as u16,
             direct: way.owner == address,
         });
         let lanes = way.map(|way| self.lanes.proven(address, &way.path)).unwrap_or_default();

@@ -198,7 +198,7 @@ impl Node {
         trusted_path: Option<u64>,
         suite: Option<Suite>,
     ) -> Option<u64> {
-        let mtu = self.settings.mtu(remote.ip());
+        let mtu = self.mtu(remote.ip());
         let datagrams = datagrams_needed(bytes.len(), mtu);
         if datagrams > MAX_FRAGMENTS {
             self.counters.too_large += 1;

@@ -95,6 +95,7 @@ impl Node {
             self.forget(now, address);
         }
         self.surfaces.expire(now_ms);
+        self.narrowed.expire(now_ms);
         self.gates.expire(now_ms);
         self.introductions.expire(now_ms);
         self.authorised.expire(now_ms);
