@@ -39,7 +39,8 @@
 //! * A multishot request that the kernel ends (no buffers, full completion queue, a socket error) is armed again in the
 //!   same turn, after the buffers went back.
 //! * A socket whose send buffer is full keeps its datagrams, in order, in their slots. When slots become scarce the TAP
-//!   queues are not read any more: their backlog stays in the kernel until slots are free again.
+//!   queues are not read any more: their backlog stays in the kernel until slots are free again. A socket that stays full
+//!   while others have room keeps only a share of the slots: what exceeds it is dropped, so that no link stops another.
 //! * A socket or TAP queue that dies is reported by [`Event`] and removed; the loop goes on.
 
 mod buffers;
@@ -288,6 +289,9 @@ pub struct Counters {
     pub sends_parked: u64,
     /// Datagrams given up after waiting [`SEND_WAIT_MAX`].
     pub dropped_send_expired: u64,
+    /// Datagrams dropped because their socket's buffer had been full for long and its share of send slots was used, while
+    /// another socket had room.
+    pub dropped_socket_full: u64,
     /// Datagrams the kernel refused for good; see [`Event::SendFailed`].
     pub dropped_send_failed: u64,
     /// Datagrams refused because no send slot was free.
@@ -298,6 +302,8 @@ pub struct Counters {
     pub gso_refused: u64,
     /// Frames that waited because send slots were scarce.
     pub frames_stalled: u64,
+    /// Frames whose device cannot be told not to wait (`RWF_NOWAIT`), and which were written again without.
+    pub writes_waiting: u64,
     /// Frames dropped because no TAP slot was free.
     pub dropped_no_tap_slot: u64,
     /// Frames the TAP device refused because it is down.

@@ -25,7 +25,7 @@ const LOAD_WINDOW: Duration = Duration::from_millis(1);
 /// Receive errors in a row after which a socket is given up.
 const RECEIVE_FAILURES_MAX: u8 = 16;
 /// While a send is parked the loop looks after it at least this often.
-const PARKED_CHECK: Duration = Duration::from_millis(250);
+const PARKED_CHECK: Duration = Duration::from_millis(50);
 
 /// One thread's ring. It belongs to the thread that made it.
 pub struct Ring {
@@ -364,8 +364,13 @@ fn segment_bytes(control: &[u8], len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs::File,
+        io::Read,
         net::{SocketAddr, UdpSocket},
-        os::{fd::OwnedFd, unix::net::UnixDatagram},
+        os::{
+            fd::{AsRawFd, FromRawFd, OwnedFd},
+            unix::net::UnixDatagram,
+        },
     };
 
     use super::*;
@@ -436,6 +441,40 @@ mod tests {
         }
     }
 
+    /// Forbids io_uring to this thread, as the sandboxes of containers do.
+    fn forbid_io_uring() {
+        let jump = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        let statement = |code, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        let mut filter = [
+            statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0), // the number of the call
+            libc::sock_filter { code: jump, jt: 0, jf: 1, k: libc::SYS_io_uring_setup as u32 },
+            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: the program is valid for the time of the call, which copies it, and binds this thread only.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+        }
+    }
+
+    #[test]
+    fn where_io_uring_is_forbidden_the_older_calls_carry_datagrams_and_frames() {
+        let sandboxed = std::thread::spawn(|| {
+            forbid_io_uring();
+            let choice = probe::choose(Backend::Auto).unwrap();
+            assert_eq!(choice.backend, Backend::Mmsg);
+            assert!(choice.why.starts_with("io_uring is not usable"), "{}", choice.why);
+            assert!(probe::choose(Backend::IoUring).is_err());
+            assert!(Ring::new(Config { backend: Backend::IoUring, ..Config::default() }).is_err());
+            let mut ring = Ring::new(Config::default()).unwrap();
+            assert_eq!(ring.io.setup(), Setup::Mmsg);
+            exchange(&mut ring);
+        });
+        sandboxed.join().unwrap();
+    }
+
     #[test]
     fn busy_poll_is_registered_or_said_to_be_refused_and_datagrams_flow_either_way() {
         for setup in [Setup::Deferred, Setup::Mmsg] {
@@ -448,6 +487,68 @@ mod tests {
             }
             exchange(&mut ring);
         }
+    }
+
+    #[test]
+    fn completions_that_do_not_fit_end_a_receive_and_none_is_lost() {
+        let config = Config { udp_buffers: 64, udp_buffer_bytes: 2048, ..Config::default() };
+        for setup in Setup::ALL {
+            let mut ring = Ring::sized(config.clone(), &[setup], (8, 16)).unwrap();
+            let options =
+                crate::udp::Options { gro: false, ..crate::udp::Options::new("127.0.0.1:0".parse().unwrap()) };
+            let socket = crate::udp::bind(&options).unwrap();
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.connect(socket.local_addr().unwrap()).unwrap();
+            ring.io().add_udp(1, socket).unwrap();
+            ring.turn(Some(Duration::ZERO), &mut Echo).unwrap();
+            for n in 0..100u8 {
+                client.send(&[n]).unwrap();
+            }
+            for _ in 0..100 {
+                ring.turn(Some(Duration::from_millis(10)), &mut Echo).unwrap();
+                if ring.io.counters().datagrams_out == 100 {
+                    break;
+                }
+            }
+            let mut byte = [0];
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            for n in 0..100u8 {
+                assert_eq!((client.recv(&mut byte).unwrap(), byte), (1, [n]));
+            }
+            let counters = ring.io.counters();
+            assert!(counters.completions_overflowed > 0 && counters.rearmed > 0, "{setup:?} {counters:?}");
+            assert_eq!(counters.buffers_exhausted, 0, "{setup:?} {counters:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_told_not_to_wait_gets_its_frames_all_the_same() {
+        let (mut queue, mut host) = (0, 0);
+        let none = std::ptr::null_mut();
+        // SAFETY: two writable integers; no name, settings or size are asked for.
+        assert_eq!(unsafe { libc::openpty(&mut queue, &mut host, none, none.cast(), none.cast()) }, 0);
+        // SAFETY: the descriptors were just made and belong to nobody else.
+        let [queue, mut host] = [queue, host].map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        // SAFETY: zeroes are valid settings, which the calls fill and read.
+        unsafe {
+            let mut settings: libc::termios = std::mem::zeroed();
+            libc::cfmakeraw(&raw mut settings);
+            assert_eq!(libc::tcsetattr(host.as_raw_fd(), libc::TCSANOW, &raw const settings), 0);
+        }
+        let mut ring = Ring::new(Config { backend: Backend::IoUring, ..Config::default() }).unwrap();
+        ring.io().add_tap(1, OwnedFd::from(queue)).unwrap();
+        for n in 0..10 {
+            ring.io().write(1, &[n; 60]).unwrap();
+        }
+        for _ in 0..20 {
+            ring.turn(Some(Duration::from_millis(5)), &mut Echo).unwrap();
+        }
+        let counters = *ring.io.counters();
+        assert_eq!((counters.frames_out, counters.dropped_tap_failed), (10, 0), "{counters:?}");
+        assert!(counters.writes_waiting > 0, "{counters:?}");
+        let mut bytes = [0; 600];
+        host.read_exact(&mut bytes).unwrap();
+        assert!(bytes.chunks(60).enumerate().all(|(n, frame)| frame == [n as u8; 60]), "in order");
     }
 
     #[test]

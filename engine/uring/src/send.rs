@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     Config, Counters, Event, GSO_BYTES_MAX, GSO_SEGMENTS_MAX, Io, Refused, SEND_WAIT_MAX, Token,
+    io::Socket,
     kernel::Request,
     slots::{Headers, Slots},
 };
@@ -25,6 +26,8 @@ const OPEN_BATCHES_MAX: usize = 16;
 /// Remotes remembered as refusing GSO, and for how long.
 const NO_GSO_MAX: usize = 64;
 const NO_GSO_TIME: Duration = Duration::from_secs(60);
+/// A socket whose buffer has been full for so long keeps no more than its share of slots while another socket has room.
+const FULL_MAX: Duration = Duration::from_millis(100);
 
 /// Send slots and the queues they are in.
 pub(crate) struct Sends {
@@ -39,6 +42,8 @@ pub(crate) struct Sends {
     submitted: Vec<u16>,
     /// Sockets with a parked send.
     pub(crate) parked: usize,
+    /// Slots that may be held behind each send that has been parked for long.
+    share: usize,
     no_gso: Vec<(SocketAddr, Instant)>,
 }
 
@@ -80,6 +85,13 @@ pub(crate) struct Parked {
     cancelled: bool,
 }
 
+impl Socket {
+    /// Since when its buffer has been full.
+    fn full_since(&self) -> Option<Instant> {
+        self.parked.map(|parked| parked.since)
+    }
+}
+
 impl Send {
     /// What the next request for this slot sends.
     fn next(&self) -> Range<usize> {
@@ -106,6 +118,7 @@ impl Sends {
             queued: VecDeque::with_capacity(count),
             submitted: Vec::with_capacity(count),
             parked: 0,
+            share: usize::MAX,
             no_gso: Vec::with_capacity(NO_GSO_MAX),
         })
     }
@@ -337,8 +350,7 @@ impl Io {
                 }
                 self.drop_send(slot, |counters| &mut counters.dropped_socket_gone);
             } else if parked.is_some_and(|parked| parked != slot) {
-                socket.held.push_back(slot);
-                self.sends.send(slot).state = State::Held;
+                self.hold(slot, index);
             } else {
                 self.push_send(slot, parked.is_some());
             }
@@ -429,14 +441,23 @@ impl Io {
             return self.drop_send(slot, |counters| &mut counters.dropped_socket_gone);
         };
         if socket.parked.is_some() {
-            socket.held.push_back(slot);
-            self.sends.send(slot).state = State::Held;
-            return;
+            return self.hold(slot, index);
         }
         socket.parked = Some(Parked { slot, since: now, cancelled: false });
         self.sends.parked += 1;
         self.sends.queue_first(slot);
         self.counters.sends_parked += 1;
+    }
+
+    /// Keeps a send behind the parked one, unless its socket has kept others waiting for too long.
+    fn hold(&mut self, slot: u16, index: u16) {
+        let (now, share) = (self.now, self.sends.share);
+        let Some(socket) = self.socket(index) else { return };
+        if socket.full_since().is_some_and(|since| now - since > FULL_MAX) && socket.held.len() >= share {
+            return self.drop_send(slot, |counters| &mut counters.dropped_socket_full);
+        }
+        socket.held.push_back(slot);
+        self.sends.send(slot).state = State::Held;
     }
 
     /// The parked send is through, or given up: those behind it are next, or given up with it.
@@ -456,8 +477,13 @@ impl Io {
         if self.sends.parked == 0 {
             return;
         }
+        let open = self.sockets.iter().flatten().filter(|socket| socket.closing.is_none()).count();
+        let spare = usize::from(self.config.send_slots - self.config.tap_reserve);
+        // if all are full, what waits is better kept than dropped
+        self.sends.share = if open > self.sends.parked { spare / 2 / self.sends.parked } else { usize::MAX };
         for index in 0..self.sockets.len() {
             let now = self.now;
+            self.trim_held(index as u16);
             let parked = self.sockets[index].as_mut().and_then(|socket| socket.parked.as_mut());
             let Some(parked) = parked.filter(|parked| !parked.cancelled && now - parked.since > SEND_WAIT_MAX) else {
                 continue;
@@ -465,6 +491,18 @@ impl Io {
             parked.cancelled = true;
             let slot = parked.slot;
             self.push(Request::CancelSend(slot));
+        }
+    }
+
+    /// Drops what a socket that has been full for long holds beyond its share, the newest first.
+    fn trim_held(&mut self, index: u16) {
+        let (now, share) = (self.now, self.sends.share);
+        while let Some(socket) = self.socket(index)
+            && socket.full_since().is_some_and(|since| now - since > FULL_MAX)
+            && socket.held.len() > share
+            && let Some(slot) = socket.held.pop_back()
+        {
+            self.drop_send(slot, |counters| &mut counters.dropped_socket_full);
         }
     }
 

@@ -218,6 +218,7 @@ impl Io {
         match -result {
             libc::EOPNOTSUPP if state == State::Silent => {
                 // this kernel's device cannot be told not to wait: its writes complete aloud from now on
+                self.counters.writes_waiting += 1;
                 if let Some(tap) = self.tap(index) {
                     tap.nowait = false;
                 }

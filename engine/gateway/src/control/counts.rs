@@ -76,8 +76,8 @@ fn of_shard(one: &ShardCounters) -> [Map<String, Value>; 3] {
     add!(rings, one.ring; turns enters datagrams_in messages_in bytes_in datagrams_out messages_out bytes_out
         frames_in frames_out rearmed buffers_exhausted completions_overflowed dropped_truncated
         dropped_control_truncated dropped_malformed receive_errors sends_parked dropped_send_expired
-        dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
-        dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
+        dropped_socket_full dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
+        writes_waiting dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
     [shards, reassembly, rings]
 }
 

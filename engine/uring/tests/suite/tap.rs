@@ -120,6 +120,40 @@ fn scarce_send_slots_stop_the_reading_of_tap_and_lose_nothing() {
 }
 
 #[test]
+fn a_link_that_stays_full_does_not_stop_the_frames_of_the_others() {
+    in_namespace(|| {
+        ip("link add left type veth peer name right");
+        ip("link set left up");
+        ip("link set right up");
+        ip("address add 10.7.0.1/24 dev left");
+        let config = Config { send_slots: 16, tap_reserve: 8, tap_buffers: 8, gso: false, ..config() };
+        let (mut ring, socket) = overlay(config);
+        let mut options = udp::Options::new("10.7.0.1:0".parse().unwrap());
+        options.buffer_bytes = 4096;
+        ring.io().add_udp(1, udp::bind(&options).unwrap()).unwrap();
+        let other = udp::bind(&udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
+        let far = client(other.local_addr().unwrap());
+        ring.io().add_udp(2, other).unwrap();
+        // nobody ever answers for 10.7.0.2
+        let mut seen = Seen { forward: Some((1, "10.7.0.2:9993".parse().unwrap())), ..Seen::default() };
+        ring.turn(Some(Duration::from_millis(50)), &mut seen).unwrap();
+        for n in 0..100u8 {
+            socket.send(&[n; 1000]).unwrap();
+        }
+        let ours = |seen: &Seen| seen.frames.iter().filter(|(_, frame)| frame.len() == 1042).count();
+        turn_until(&mut ring, &mut seen, "all frames", |_, seen| ours(seen) == 100);
+        let counters = *ring.io().counters();
+        assert!(counters.dropped_socket_full > 0, "{counters:?}");
+        assert_eq!(counters.dropped_send_expired, 0, "long before anything was given up");
+        seen.forward = Some((2, far.local_addr().unwrap()));
+        socket.send(&[100; 1000]).unwrap();
+        turn_until(&mut ring, &mut seen, "one more frame", |_, seen| ours(seen) == 101);
+        ring.turn(Some(Duration::ZERO), &mut seen).unwrap();
+        assert_eq!(far.recv(&mut [0; 2000]).unwrap(), 1042);
+    });
+}
+
+#[test]
 fn a_vanished_device_is_reported_and_the_loop_goes_on() {
     in_namespace(|| {
         let (mut ring, _socket) = overlay(config());

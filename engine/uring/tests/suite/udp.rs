@@ -325,3 +325,100 @@ fn what_cannot_be_sent_is_refused_with_the_reason() {
     let counters = *io.counters();
     assert_eq!(counters.messages_out, 0);
 }
+
+fn set_option(socket: &std::net::UdpSocket, level: i32, option: i32, value: i32) {
+    // SAFETY: the option is one integer.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
+    assert_eq!(set, 0);
+}
+
+#[test]
+fn a_message_whose_control_data_was_cut_off_is_counted_and_dropped() {
+    let mut ring = Ring::new(config()).unwrap();
+    let socket = udp::bind(&udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
+    let same = socket.try_clone().unwrap();
+    let client = client(socket.local_addr().unwrap());
+    ring.io().add_udp(1, socket).unwrap();
+    // more than there is room for beside the size of the segments, which might be what is lost
+    set_option(&same, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+    let mut seen = Seen::default();
+    client.send(&[1; 100]).unwrap();
+    turn_until(&mut ring, &mut seen, "a drop", |ring, _| ring.io().counters().dropped_control_truncated == 1);
+    set_option(&same, libc::IPPROTO_IP, libc::IP_PKTINFO, 0);
+    client.send(&[2; 100]).unwrap();
+    turn_until(&mut ring, &mut seen, "a datagram", |_, seen| seen.datagrams.len() == 1);
+    assert_eq!(seen.datagrams[0].2, [2; 100]);
+}
+
+/// Sends five datagrams each of 1000 and 2000 bytes to two remotes in one turn, and wants to see all of them arrive.
+fn five_to_each(sender: &mut Ring, receivers: &mut [(Ring, SocketAddr); 2]) {
+    let before = sender.io().counters().datagrams_out;
+    for n in 0..5u8 {
+        for ((_, to), size) in receivers.iter().zip([1000, 2000]) {
+            sender.io().send(1, *to, None, &vec![n; size]).unwrap();
+        }
+    }
+    turn_until(sender, &mut Seen::default(), "ten sends", |ring, _| ring.io().counters().datagrams_out == before + 10);
+    for ((receiver, _), size) in receivers.iter_mut().zip([1000, 2000]) {
+        let mut seen = Seen::default();
+        turn_until(receiver, &mut seen, "five datagrams", |_, seen| seen.datagrams.len() == 5);
+        assert!(seen.datagrams.iter().enumerate().all(|(n, (_, _, bytes))| *bytes == vec![n as u8; size]));
+    }
+    let counters = *sender.io().counters();
+    assert_eq!((counters.dropped_send_failed, counters.dropped_send_expired), (0, 0), "{counters:?}");
+}
+
+#[test]
+fn a_path_that_becomes_narrower_steps_down_alone() {
+    in_namespace(|| {
+        let (mut sender, _) = loopback_ring(config());
+        let mut receivers = [loopback_ring(config()), loopback_ring(config())];
+        five_to_each(&mut sender, &mut receivers);
+        let counters = *sender.io().counters();
+        assert_eq!((counters.messages_out, counters.gso_refused), (2, 0));
+        ip("link set lo mtu 1500");
+        five_to_each(&mut sender, &mut receivers);
+        five_to_each(&mut sender, &mut receivers);
+        let counters = *sender.io().counters();
+        // the remote of small datagrams still gets them in one message; the other is spared, at least for a moment
+        assert_eq!(counters.messages_out, 2 + 2 * (1 + 5));
+        assert!((1..=2).contains(&counters.gso_refused), "{counters:?}");
+    });
+}
+
+#[test]
+fn a_socket_whose_sends_cannot_be_segmented_steps_down() {
+    let mut sender = Ring::new(config()).unwrap();
+    let socket = udp::bind(&udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
+    let same = socket.try_clone().unwrap();
+    sender.io().add_udp(1, socket).unwrap();
+    set_option(&same, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1); // EINVAL: segments need a checksum
+    let mut receivers = [loopback_ring(config()), loopback_ring(config())];
+    five_to_each(&mut sender, &mut receivers);
+    assert_eq!(sender.io().counters().gso_refused, 2, "once for each path");
+}
+
+#[test]
+fn a_device_without_checksum_offload_gets_all_datagrams() {
+    in_namespace(|| {
+        ip("link add left type veth peer name right");
+        let offload =
+            std::process::Command::new("ethtool").args(["-K", "left", "tx", "off"]).output().expect("ethtool");
+        assert!(offload.status.success(), "{offload:?}");
+        ip("address add 10.7.0.1/24 dev left");
+        ip("link set left up");
+        ip("link set right up");
+        ip("neighbor replace 10.7.0.2 lladdr 02:00:00:00:00:02 dev left");
+        let mut ring = Ring::new(config()).unwrap();
+        ring.io().add_udp(1, udp::bind(&udp::Options::new("10.7.0.1:0".parse().unwrap())).unwrap()).unwrap();
+        for n in 0..5 {
+            ring.io().send(1, "10.7.0.2:9993".parse().unwrap(), None, &[n; 1000]).unwrap();
+        }
+        let mut seen = Seen::default();
+        turn_until(&mut ring, &mut seen, "five sends", |ring, _| ring.io().counters().datagrams_out == 5);
+        let counters = *ring.io().counters();
+        // kernels before 6.11 refuse (EIO), later ones compute the checksums themselves
+        assert_eq!(counters.messages_out, if counters.gso_refused == 1 { 5 } else { 1 }, "{counters:?}");
+        assert!(counters.dropped_send_failed == 0 && seen.events.is_empty());
+    });
+}
