@@ -91,6 +91,13 @@ pub struct UpArgs {
     /// host should not all begin with the same
     #[arg(long, default_value_t = 0, value_name = "CORE")]
     pub first_core: u16,
+    /// Exactly these cores instead, one for each packet thread, e.g. 2,4-7: those next to the network card, say
+    #[arg(long, value_name = "LIST", value_parser = CoreList::parse, conflicts_with = "first_core")]
+    pub cores: Option<CoreList>,
+    /// Send everything from one port: packet threads have no ports of their own [default: they have, towards peers that
+    /// tolerate it, so that one busy peer keeps several cores busy at both ends]
+    #[arg(long)]
+    pub no_lanes: bool,
     /// Leave the MSS of TCP connections as their ends announce it [default: lowered so that a segment is one datagram,
     /// unless tcpMssClamp of local.conf is false]
     #[arg(long)]
@@ -98,6 +105,30 @@ pub struct UpArgs {
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,
+}
+
+/// Cores by the kernel's numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreList(pub Vec<usize>);
+
+impl CoreList {
+    /// The largest number believed.
+    const LAST: usize = 4095;
+
+    fn parse(text: &str) -> Result<CoreList, String> {
+        let number = |text: &str| {
+            let core = text.parse().map_err(|_| format!("`{text}` is no number of a core"))?;
+            if core <= CoreList::LAST { Ok(core) } else { Err(format!("there is no core {core}")) }
+        };
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            match part.split_once('-') {
+                Some((first, last)) => cores.extend(number(first)?..=number(last)?),
+                None => cores.push(number(part)?),
+            }
+        }
+        if cores.is_empty() { Err(format!("`{text}` names no core")) } else { Ok(CoreList(cores)) }
+    }
 }
 
 fn backend(name: &str) -> Result<uring::Backend, String> {
@@ -541,6 +572,15 @@ mod tests {
 
     fn parse(line: &str) -> Cli {
         Cli::try_parse_from(line.split_whitespace()).expect(line)
+    }
+
+    #[test]
+    fn cores_are_numbers_and_ranges() {
+        let cores = |list: &str| CoreList::parse(list).map(|cores| cores.0);
+        assert_eq!(cores("2,4-6"), Ok(vec![2, 4, 5, 6]));
+        for wrong in ["", "x", "1-", "3-1", "0-99999"] {
+            assert!(cores(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use wire::{Address, Mac, MulticastGroup, NetworkId, Now, SecretIdentity};
 use crate::api::{Gate, Pending};
 use crate::dataplane::{DataPlane, FromShard};
 use crate::home::{Home, PUBLIC, signer_file};
-use crate::links::{Filter, LinkChange, Links, MAX_LINKS};
+use crate::links::{Filter, Link, LinkChange, Links, MAX_LINKS};
 use crate::local_conf::LocalConf;
 use crate::netlink::{Interface, InterfaceAddress};
 use crate::network_conf::NetworkConf;
@@ -139,6 +139,8 @@ pub struct Parts {
     pub port: u16,
     /// Packet threads.
     pub shards: usize,
+    /// Each but the first has sockets of its own beside the common ones.
+    pub lanes: bool,
     /// System calls that carry packets.
     pub io: uring::probe::Choice,
     /// Our identity.
@@ -227,7 +229,7 @@ impl Control {
             filter: Filter::new(&parts.conf, parts.allow_loopback),
             next_conf_check_ms: parts.clock.now().ms() + CONF_CHECK_MS,
             next_sweep_ms: parts.clock.now().ms(),
-            links: Links::new(parts.port, parts.shards),
+            links: Links::new(parts.port, parts.shards, parts.lanes),
             p: parts,
             networks: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -406,7 +408,14 @@ impl Control {
                 self.tell_overlay();
                 self.subscribe(now, network);
             }
-            Output::Plan(change) => self.p.dataplane.update(shard_update(self.p.node.address(), change)),
+            Output::Plan(mut change) => {
+                let lanes = match &mut change {
+                    PlanChange::Peer { lanes, .. } => std::mem::take(lanes),
+                    _ => Vec::new(),
+                };
+                let lanes: Vec<_> = lanes.into_iter().map(|(shard, id)| (shard, shard_socket(id))).collect();
+                self.p.dataplane.update_peer(shard_update(self.p.node.address(), change), &lanes);
+            }
             Output::ControllerRequest { network, member, packet_id, metadata, physical } => {
                 let request = controller::Request { network, member, packet_id, metadata, physical };
                 self.p.controller.handle_request(now, request);
@@ -497,7 +506,13 @@ impl Control {
     fn link_lost(&mut self, now: Now, socket: SocketId, error: &io::Error) {
         let Some(link) = self.links.broken(now.ms(), node_socket(socket)) else { return };
         warn!(link = link.name, address = to_text(link.local), "link lost: {error}; tried again later");
-        self.p.dataplane.remove_socket(socket);
+        self.close_link(now, &link);
+    }
+
+    fn close_link(&mut self, now: Now, link: &Link) {
+        for id in link.lanes.iter().map(|lane| lane.id).chain([link.id]) {
+            self.p.dataplane.remove_socket(shard_socket(id));
+        }
         self.p.node.remove_socket(now, link.id);
     }
 
@@ -550,15 +565,14 @@ impl Control {
         let wanted = self.filter.wanted(&others, &self.addresses, &overlay);
         for change in self.links.reconcile(now.ms(), &wanted) {
             match change {
-                LinkChange::Opened(link, sockets) => {
+                LinkChange::Opened(link, sockets, lane_sockets) => {
                     info!(link = link.name, address = to_text(link.local), "link up");
                     self.p.dataplane.add_socket(shard_socket(link.id), sockets);
                     self.p.node.add_socket(now, node::Socket { id: link.id, local: link.local, link: link.name });
                 }
                 LinkChange::Closed(link) => {
                     info!(link = link.name, address = to_text(link.local), "link gone");
-                    self.p.dataplane.remove_socket(shard_socket(link.id));
-                    self.p.node.remove_socket(now, link.id);
+                    self.close_link(now, &link);
                 }
                 LinkChange::LeftOut(count) => {
                     warn!(count, "more than {MAX_LINKS} link addresses: some are left out; see `bind` in local.conf");
@@ -567,6 +581,11 @@ impl Control {
                     warn!(link = wanted.link, address = %wanted.ip, "cannot bind: {e}; tried again later");
                 }
             }
+                    for (lane, socket) in link.lanes.iter().zip(lane_sockets) {
+                        debug!(port = lane.port, shard = lane.shard, "lane");
+                        self.p.dataplane.add_lane(shard_socket(lane.id), lane.shard, socket);
+                        self.p.node.add_lane(link.id, lane.shard, lane.id);
+                    }
         }
     }
 

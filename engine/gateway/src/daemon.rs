@@ -195,6 +195,7 @@ async fn up<S: StateStore + 'static>(
 
     let mut config = dataplane::Config::new(identity.public().address(), shards);
     config.first_core = args.first_core.into();
+    config.cores = args.cores.clone().map(|cores| cores.0).unwrap_or_default();
     config.ring.backend = io.backend;
     let busy_poll = args.busy_poll.or(conf.settings.busy_poll).filter(|micros| *micros > 0);
     config.ring.busy_poll = busy_poll.map(|micros| Duration::from_micros(micros.into()));
@@ -218,6 +219,7 @@ async fn up<S: StateStore + 'static>(
         gate,
         port,
         shards,
+        lanes: !args.no_lanes,
         io,
         identity,
         planet: loaded.planet,

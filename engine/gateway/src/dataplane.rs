@@ -43,6 +43,7 @@ mod worker;
 
 use std::{
     io,
+    collections::BTreeMap,
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     sync::Arc,
@@ -89,13 +90,16 @@ pub struct Config {
     /// should not all begin with the same.
     pub first_core: usize,
     /// Sizes of each shard's ring.
+    /// Instead: exactly these cores, one after the other, by the kernel's numbers. What a thread's ring and tables need
+    /// is touched first by the thread itself, so that it lies in the memory next to its core.
+    pub cores: Vec<usize>,
     pub ring: uring::Config,
 }
 
 impl Config {
     /// Pinned shards with rings of the usual size.
     pub fn new(own: Address, shards: usize) -> Config {
-        Config { own, shards, pin: true, first_core: 0, ring: ring_config() }
+        Config { own, shards, pin: true, first_core: 0, cores: Vec::new(), ring: ring_config() }
     }
 }
 
@@ -230,6 +234,8 @@ struct Handle {
     waker: Waker,
     counters: Arc<std::sync::Mutex<ShardCounters>>,
     thread: Option<thread::JoinHandle<()>>,
+    /// Sockets that only one shard has.
+    lanes: BTreeMap<SocketId, usize>,
 }
 
 impl DataPlane {
@@ -237,10 +243,13 @@ impl DataPlane {
     pub fn start(config: Config) -> Result<DataPlane, Error> {
         let drops = Arc::new(Drops::default());
         let (inbox, outbox) = Inbox::new(Arc::clone(&drops));
-        let mut plane = DataPlane { shards: Vec::new(), inbox, drops };
+        let mut plane = DataPlane { shards: Vec::new(), inbox, drops, lanes: BTreeMap::new() };
         let cores = if config.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         for shard in 0..config.shards.max(1) {
-            let core = cores.get((config.first_core + shard) % cores.len().max(1)).copied();
+            let core = match config.cores.get(shard % config.cores.len().max(1)) {
+                Some(&id) => Some(core_affinity::CoreId { id }),
+                None => cores.get((config.first_core + shard) % cores.len().max(1)).copied(),
+            };
             let (commands, command_mail) = bounded(COMMANDS_MAX);
             let (sends, send_mail) = bounded(SENDS_MAX);
             let (frames, frame_mail) = bounded(FRAMES_MAX);
@@ -301,8 +310,32 @@ impl DataPlane {
     }
 
     /// Closes a link's sockets. [`FromShard::SocketGone`] follows from each shard.
-    pub fn remove_socket(&self, id: SocketId) {
+    pub fn remove_socket(&mut self, id: SocketId) {
+        if let Some(shard) = self.lanes.remove(&id).and_then(|number| self.shards.get(number)) {
+            return shard.command(Command::RemoveSocket(id));
+        }
         for shard in &self.shards {
+    /// Tells all shards of a peer. Those with a lane towards it send from there: shard and socket.
+    pub fn update_peer(&self, update: Update, lanes: &[(u16, SocketId)]) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            let mut update = update.clone();
+            if let Update::Peer { route: Some(route), .. } = &mut update
+                && let Some(&(_, lane)) = lanes.iter().find(|(of, _)| usize::from(*of) == number)
+            {
+                route.socket = lane;
+            }
+            shard.command(Command::Update(update));
+        }
+    }
+
+    /// Gives a socket to one shard alone. It is closed by [`DataPlane::remove_socket`] too.
+    pub fn add_lane(&mut self, id: SocketId, shard: u16, socket: UdpSocket) {
+        let number = usize::from(shard);
+        let Some(shard) = self.shards.get(number) else { return };
+        self.lanes.insert(id, number);
+        shard.command(Command::AddSocket(id, socket));
+    }
+
             shard.command(Command::RemoveSocket(id));
         }
     }
@@ -323,7 +356,9 @@ impl DataPlane {
 
     /// Sends a datagram of the control plane. All to one remote leave by one shard, in order.
     pub fn send(&self, socket: SocketId, remote: SocketAddr, ttl: Option<u8>, datagram: Vec<u8>) {
-        let Some(shard) = self.shards.get(spread(remote) % self.shards.len().max(1)) else { return };
+        let lane = self.lanes.get(&socket).copied();
+        let number = lane.unwrap_or_else(|| spread(remote) % self.shards.len().max(1));
+        let Some(shard) = self.shards.get(number) else { return };
         let sent = shard.sends.try_send(Outgoing { socket, remote, ttl, datagram });
         self.drops.count(sent.is_err(), |drops| &drops.sends);
         shard.waker.wake();

@@ -1,5 +1,6 @@
-//! Which local addresses are links, and the UDP sockets on them: one for each shard, all on one port. Knows sockets and
-//! names; what is sent over them is not its business.
+//! Which local addresses are links, and the UDP sockets on them: one for each shard, all on one port, and beside them
+//! for each shard but the first a lane, a socket with a port of its own. Knows sockets and names; what is sent over them
+//! is not its business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,7 +15,11 @@ use crate::netlink::{Interface, InterfaceAddress};
 
 /// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
 pub const MAX_LINKS: usize = 256;
-const _: () = assert!(MAX_LINKS <= uring::SOCKETS_MAX, "each needs a place in every ring");
+const _: () = assert!(MAX_LINKS + MAX_LANED_LINKS <= uring::SOCKETS_MAX, "each socket needs a place in a ring");
+/// Links that have lanes beside their common port; further ones have none.
+pub const MAX_LANED_LINKS: usize = 16;
+/// Ports tried for a lane before there is none.
+const LANE_PORT_TRIES: usize = 16;
 /// Interfaces that are never links: loopback, other overlays, other tunnels. // spec: paths, "Binder"
 pub const NEVER_BOUND: [&str; 4] = ["lo", "zt", "tun", "tap"];
 /// Where random ports begin, and how many there are. // spec: paths, "Sockets and ports"
@@ -44,6 +49,15 @@ pub struct Wanted {
     pub link: String,
     /// Bind to the interface as well.
     pub bind_device: bool,
+}
+
+impl Wanted {
+    /// How to open a socket on it.
+    fn options(&self, port: u16) -> uring::udp::Options {
+        let mut options = uring::udp::Options::new(SocketAddr::new(self.ip, port));
+        options.device = self.bind_device.then(|| self.link.clone());
+        options
+    }
 }
 
 impl Filter {
@@ -116,13 +130,27 @@ pub struct Link {
     pub local: SocketAddr,
     /// The interface.
     pub name: String,
+    /// Its lanes.
+    pub lanes: Vec<Lane>,
+}
+
+/// A socket of one shard with a port of its own, beside the link's common one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Names the socket.
+    pub id: LocalSocketId,
+    /// The number of its shard.
+    pub shard: u16,
+    /// Its port: `shard` more than the link's, or further by multiples of the number of shards, so that a receiver that
+    /// spreads by port spreads lanes evenly.
+    pub port: u16,
 }
 
 /// What a scan changed.
 #[derive(Debug)]
 pub enum LinkChange {
-    /// New sockets, one for each shard.
-    Opened(Link, Vec<UdpSocket>),
+    /// New sockets: one for each shard on the common port, and one for each of the link's lanes.
+    Opened(Link, Vec<UdpSocket>, Vec<UdpSocket>),
     /// The address is gone, or is on another interface now.
     Closed(Link),
     /// So many addresses now have no place among the [`MAX_LINKS`]; said when it becomes more.
@@ -136,6 +164,7 @@ pub enum LinkChange {
 pub struct Links {
     port: u16,
     shards: usize,
+    with_lanes: bool,
     last_id: u64,
     open: BTreeMap<IpAddr, Link>,
     failing: BTreeMap<IpAddr, Backoff>,
@@ -143,9 +172,9 @@ pub struct Links {
 }
 
 impl Links {
-    /// No link yet; every socket will be on `port`.
-    pub fn new(port: u16, shards: usize) -> Links {
-        Links { port, shards, last_id: 0, open: BTreeMap::new(), failing: BTreeMap::new(), left_out: 0 }
+    /// No link yet; every common socket will be on `port`.
+    pub fn new(port: u16, shards: usize, with_lanes: bool) -> Links {
+        Links { port, shards, with_lanes, last_id: 0, open: BTreeMap::new(), failing: BTreeMap::new(), left_out: 0 }
     }
 
     /// The links that are open.
@@ -158,9 +187,9 @@ impl Links {
         self.left_out
     }
 
-    /// The link of a socket.
+    /// The link of a socket, be it a lane.
     pub fn get(&self, id: LocalSocketId) -> Option<&Link> {
-        self.open.values().find(|l| l.id == id)
+        self.open.values().find(|l| l.id == id || l.lanes.iter().any(|lane| lane.id == id))
     }
 
     /// Opens what is wanted and not open, closes what is open and not wanted. Addresses that failed lately are left
@@ -184,11 +213,12 @@ impl Links {
             match self.bind(w) {
                 Ok(sockets) => {
                     self.failing.remove(&w.ip);
-                    self.last_id += 1;
+                    let id = self.next_id();
                     let local = SocketAddr::new(w.ip, self.port);
-                    let link = Link { id: LocalSocketId(self.last_id), local, name: w.link.clone() };
+                    let (lanes, lane_sockets) = self.bind_lanes(w).into_iter().unzip();
+                    let link = Link { id, local, name: w.link.clone(), lanes };
                     self.open.insert(w.ip, link.clone());
-                    changes.push(LinkChange::Opened(link, sockets));
+                    changes.push(LinkChange::Opened(link, sockets, lane_sockets));
                 }
                 Err(e) => {
                     self.failing.entry(w.ip).or_default().failed(now_ms);
@@ -211,11 +241,41 @@ impl Links {
         self.failing.iter().filter(|(ip, _)| !self.open.contains_key(ip)).map(|(_, b)| b.until_ms()).min()
     }
 
+    fn next_id(&mut self) -> LocalSocketId {
+        self.last_id += 1;
+        LocalSocketId(self.last_id)
+    }
+
+    /// The sockets on the common port. Datagrams are spread over them by their places in the group, so that it must be a
+    /// new one: an address whose last sockets a ring still holds is in use.
     fn bind(&self, w: &Wanted) -> io::Result<Vec<UdpSocket>> {
-        let mut options = uring::udp::Options::new(SocketAddr::new(w.ip, self.port));
+        let mut options = w.options(self.port);
+        if self.shards > 1 {
+            drop(uring::udp::bind(&options)?);
+        }
         options.reuse_port = true;
-        options.device = w.bind_device.then(|| w.link.clone());
-        (0..self.shards).map(|_| uring::udp::bind(&options)).collect()
+        let sockets = (0..self.shards).map(|_| uring::udp::bind(&options)).collect::<io::Result<Vec<UdpSocket>>>()?;
+        if let [first, _, ..] = sockets.as_slice() {
+            // otherwise the kernel spreads them by its own hash of the endpoints, which lanes may share
+            let _ = uring::steer::sockets(first, sockets.len());
+        }
+        Ok(sockets)
+    }
+
+    /// Lanes for all shards but the first, as far as ports are free.
+    fn bind_lanes(&mut self, w: &Wanted) -> Vec<(Lane, UdpSocket)> {
+        let laned = self.open.values().filter(|l| !l.lanes.is_empty()).count();
+        if !self.with_lanes || laned >= MAX_LANED_LINKS {
+            return Vec::new();
+        }
+        let lane = |shard: usize| {
+            let ports = (usize::from(self.port) + shard..).step_by(self.shards).take(LANE_PORT_TRIES);
+            let mut free = ports.map_while(|port| u16::try_from(port).ok());
+            let (port, socket) = free.find_map(|port| Some((port, uring::udp::bind(&w.options(port)).ok()?)))?;
+            Some((shard as u16, port, socket))
+        };
+        let lanes: Vec<_> = (1..self.shards).filter_map(lane).collect();
+        lanes.into_iter().map(|(shard, port, socket)| (Lane { id: self.next_id(), shard, port }, socket)).collect()
     }
 }
 
@@ -313,21 +373,42 @@ mod tests {
     #[test]
     fn a_link_that_vanishes_is_closed_and_one_that_returns_gets_a_new_name() {
         let port = choose_port(0).expect("a free port");
-        let mut links = Links::new(port, 2);
+        let mut links = Links::new(port, 2, true);
         let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
         let opened = links.reconcile(0, &wanted);
-        let [LinkChange::Opened(first, sockets)] = opened.as_slice() else { panic!("{opened:?}") };
+        let [LinkChange::Opened(first, sockets, lanes)] = opened.as_slice() else { panic!("{opened:?}") };
         assert_eq!((sockets.len(), first.local.port()), (2, port));
+        let [lane] = first.lanes.as_slice() else { panic!("{first:?}") };
+        assert_eq!((lane.shard, lane.port % 2), (1, (port + 1) % 2));
+        assert_eq!(lanes[0].local_addr().expect("address").port(), lane.port);
+        assert_eq!(links.get(lane.id), Some(first));
         assert!(links.reconcile(1, &wanted).is_empty(), "nothing changed");
         assert!(matches!(links.reconcile(2, &[]).as_slice(), [LinkChange::Closed(l)] if l.id == first.id));
         drop(opened);
         let again = links.reconcile(3, &wanted);
-        assert!(matches!(again.as_slice(), [LinkChange::Opened(l, _)] if l.id > LocalSocketId(1)));
+        assert!(matches!(again.as_slice(), [LinkChange::Opened(l, _, _)] if l.id > LocalSocketId(1)));
+    }
+
+    #[test]
+    fn without_leave_or_with_one_shard_there_are_no_lanes_and_a_group_is_not_joined() {
+        let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
+        for (shards, with_lanes) in [(1, true), (2, false)] {
+            let mut links = Links::new(choose_port(0).expect("a free port"), shards, with_lanes);
+            let opened = links.reconcile(0, &wanted);
+            assert!(
+                matches!(opened.as_slice(), [LinkChange::Opened(l, _, lanes)] if l.lanes.is_empty() && lanes.is_empty())
+            );
+            if shards > 1 {
+                links.broken(1, LocalSocketId(1));
+                let retry = links.next_retry_ms().expect("a retry is due");
+                assert!(matches!(links.reconcile(retry, &wanted).as_slice(), [LinkChange::Failed(..)]), "still held");
+            }
+        }
     }
 
     #[test]
     fn an_address_that_cannot_be_bound_is_reported_and_tried_again_later() {
-        let mut links = Links::new(choose_port(0).expect("a free port"), 1);
+        let mut links = Links::new(choose_port(0).expect("a free port"), 1, true);
         let wanted = [Wanted { ip: ip("192.0.2.77"), link: "eth0".into(), bind_device: false }];
         assert!(matches!(links.reconcile(1000, &wanted).as_slice(), [LinkChange::Failed(..)]));
         assert!(links.reconcile(1001, &wanted).is_empty(), "not at once");
@@ -341,7 +422,7 @@ mod tests {
         let filter =
             Filter { bind: (0..=MAX_LINKS as u32).map(|n| Ipv4Addr::from(n).into()).collect(), ..Filter::default() };
         let wanted = filter.wanted(&[], &[], &BTreeSet::new());
-        let mut links = Links::new(0, 0);
+        let mut links = Links::new(0, 0, true);
         let said = |changes: Vec<LinkChange>| changes.iter().filter(|c| matches!(c, LinkChange::LeftOut(1))).count();
         assert_eq!((said(links.reconcile(0, &wanted)), links.left_out()), (1, 1));
         assert_eq!((said(links.reconcile(1, &wanted)), links.left_out()), (0, 1), "once");
