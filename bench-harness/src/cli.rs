@@ -38,6 +38,8 @@ pub enum Command {
     Ceilings(crate::ceiling::Options),
     /// What one 1400-byte packet costs, stage by stage, next to a budget
     Stages(crate::ceiling::Options),
+    /// Makes one page of a saved result, and compares it with an older one
+    Report(crate::report::Options),
     /// One end of the tunnel without a cipher
     #[command(name = crate::tunnel::plain::FORWARDER, hide = true)]
     PlainForwarder(crate::tunnel::plain::ForwarderArgs),
@@ -206,9 +208,10 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(cli: &Cli) -> Result<()> {
-    // It measures nothing itself.
-    if let Command::PlainForwarder(args) = &cli.command {
-        return crate::tunnel::plain::forward(args);
+    match &cli.command {
+        Command::PlainForwarder(args) => return crate::tunnel::plain::forward(args),
+        Command::Report(options) => return crate::report::run(options),
+        _ => {}
     }
     lab::netns::check_privilege()?;
     lab::netns::sweep();
@@ -220,6 +223,6 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Compare(options) => crate::compare::run(options),
         Command::Ceilings(options) => crate::ceiling::run(options),
         Command::Stages(options) => crate::stages::run(options),
-        Command::PlainForwarder(_) => Ok(()),
+        Command::PlainForwarder(_) | Command::Report(_) => Ok(()),
     }
 }

@@ -8,12 +8,15 @@
 pub mod ceiling;
 pub mod cli;
 pub mod compare;
+pub mod compare_saved;
 pub mod latency;
 pub mod load;
 pub mod machine;
 pub mod meter;
 pub mod plan;
+pub mod plot;
 pub mod record;
+pub mod report;
 pub mod rig;
 pub mod scale;
 pub mod stages;

@@ -39,7 +39,7 @@ const SOCKET: SocketId = SocketId(1);
 /// Ethernet, IPv4 and TCP.
 const HEADERS: usize = 54;
 /// FRAME packet before the IP packet.
-const PREFIX: usize = 39;
+const PREFIX: usize = HDR_LEN + wire::message::Frame::HEADER_LEN;
 /// TCP payload that makes a packet of [`PACKET`] bytes.
 const SEGMENT: usize = PACKET - PREFIX - (HEADERS - 14);
 
