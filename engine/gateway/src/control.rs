@@ -484,9 +484,13 @@ impl Control {
                 let seen: Vec<node::Activity> = seen.iter().map(node_activity).collect();
                 node.handle_activity(now, &seen);
             }
+            FromShard::Narrow { socket, remote, bytes } => self.narrow(now, socket, remote, bytes),
             FromShard::SendFailed { socket, remote, bytes, error } => {
                 self.counters.sends_refused += 1;
                 debug!(socket = socket.0, remote = to_text(remote), bytes, "cannot send: {error}");
+                if error.raw_os_error() == Some(nix::libc::EMSGSIZE) {
+                    self.narrow(now, socket, remote, bytes);
+                }
             }
             FromShard::SocketGone { socket, error: None, .. } => trace!(socket = socket.0, "socket closed"),
             FromShard::SocketGone { socket, error: Some(error), .. } => self.link_lost(now, socket, &error),
@@ -500,6 +504,15 @@ impl Control {
                 error!(shard, "packet thread ended: {error}");
                 self.failed = Some(error);
             }
+        }
+    }
+
+    /// Datagrams of `bytes` are too long for the way to `remote`: the kernel knows how long they may be.
+    fn narrow(&mut self, now: Now, socket: SocketId, remote: SocketAddr, bytes: usize) {
+        let Some(link) = self.links.get(node_socket(socket)) else { return };
+        let fits = link.payload_towards(remote).filter(|fits| *fits < bytes).unwrap_or(0);
+        if self.p.node.narrow(now, remote.ip(), fits) {
+            info!(link = link.name, remote = to_text(remote), bytes, fits, "narrow path: datagrams are cut smaller");
         }
     }
 
@@ -569,6 +582,11 @@ impl Control {
                     info!(link = link.name, address = to_text(link.local), "link up");
                     self.p.dataplane.add_socket(shard_socket(link.id), sockets);
                     self.p.node.add_socket(now, node::Socket { id: link.id, local: link.local, link: link.name });
+                    for (lane, socket) in link.lanes.iter().zip(lane_sockets) {
+                        debug!(port = lane.port, shard = lane.shard, "lane");
+                        self.p.dataplane.add_lane(shard_socket(lane.id), lane.shard, socket);
+                        self.p.node.add_lane(link.id, lane.shard, lane.id);
+                    }
                 }
                 LinkChange::Closed(link) => {
                     info!(link = link.name, address = to_text(link.local), "link gone");
@@ -581,11 +599,6 @@ impl Control {
                     warn!(link = wanted.link, address = %wanted.ip, "cannot bind: {e}; tried again later");
                 }
             }
-                    for (lane, socket) in link.lanes.iter().zip(lane_sockets) {
-                        debug!(port = lane.port, shard = lane.shard, "lane");
-                        self.p.dataplane.add_lane(shard_socket(lane.id), lane.shard, socket);
-                        self.p.node.add_lane(link.id, lane.shard, lane.id);
-                    }
         }
     }
 

@@ -18,6 +18,7 @@
 //!         FromShard::Opened { .. } | FromShard::Reassembled { .. } => { /* node.handle_opened(..) ... */ }
 //!         FromShard::Frame { .. } => { /* node.handle_tap_frame(..) */ }
 //!         FromShard::Activity(_) => { /* node.handle_activity(..) */ }
+//!         FromShard::Narrow { .. } => { /* node.narrow(..) */ }
 //!         FromShard::SendFailed { .. } => { /* a path became narrower, or nobody is there */ }
 //!         FromShard::SocketGone { .. } | FromShard::TapGone { .. } => { /* open it again, after a pause */ }
 //!         FromShard::ShardGone { .. } => break, // its ring broke: the gateway cannot go on
@@ -42,8 +43,8 @@ mod queues;
 mod worker;
 
 use std::{
-    io,
     collections::BTreeMap,
+    io,
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     sync::Arc,
@@ -89,10 +90,10 @@ pub struct Config {
     /// The core of the first, counted among those this process may use; the others follow. Gateways that share a host
     /// should not all begin with the same.
     pub first_core: usize,
-    /// Sizes of each shard's ring.
     /// Instead: exactly these cores, one after the other, by the kernel's numbers. What a thread's ring and tables need
     /// is touched first by the thread itself, so that it lies in the memory next to its core.
     pub cores: Vec<usize>,
+    /// Sizes of each shard's ring.
     pub ring: uring::Config,
 }
 
@@ -172,6 +173,15 @@ pub enum FromShard {
     },
     /// What frames went over which paths since the shard's last report.
     Activity(Vec<Activity>),
+    /// Datagrams as long as this take several IP packets to get there.
+    Narrow {
+        /// The socket they leave by.
+        socket: SocketId,
+        /// Where they go.
+        remote: SocketAddr,
+        /// Their length.
+        bytes: usize,
+    },
     /// The kernel refused a datagram for good.
     SendFailed {
         /// The socket it should have left by.
@@ -224,6 +234,8 @@ pub struct DataPlane {
     shards: Vec<Handle>,
     inbox: Inbox,
     drops: Arc<Drops>,
+    /// Sockets that only one shard has.
+    lanes: BTreeMap<SocketId, usize>,
 }
 
 /// The control thread's end of one shard.
@@ -234,8 +246,6 @@ struct Handle {
     waker: Waker,
     counters: Arc<std::sync::Mutex<ShardCounters>>,
     thread: Option<thread::JoinHandle<()>>,
-    /// Sockets that only one shard has.
-    lanes: BTreeMap<SocketId, usize>,
 }
 
 impl DataPlane {
@@ -302,19 +312,6 @@ impl DataPlane {
         }
     }
 
-    /// Gives each shard one of `sockets`, in order; they are one link, `id`, to everybody above.
-    pub fn add_socket(&self, id: SocketId, sockets: Vec<UdpSocket>) {
-        for (shard, socket) in self.shards.iter().zip(sockets) {
-            shard.command(Command::AddSocket(id, socket));
-        }
-    }
-
-    /// Closes a link's sockets. [`FromShard::SocketGone`] follows from each shard.
-    pub fn remove_socket(&mut self, id: SocketId) {
-        if let Some(shard) = self.lanes.remove(&id).and_then(|number| self.shards.get(number)) {
-            return shard.command(Command::RemoveSocket(id));
-        }
-        for shard in &self.shards {
     /// Tells all shards of a peer. Those with a lane towards it send from there: shard and socket.
     pub fn update_peer(&self, update: Update, lanes: &[(u16, SocketId)]) {
         for (number, shard) in self.shards.iter().enumerate() {
@@ -336,6 +333,19 @@ impl DataPlane {
         shard.command(Command::AddSocket(id, socket));
     }
 
+    /// Gives each shard one of `sockets`, in order; they are one link, `id`, to everybody above.
+    pub fn add_socket(&self, id: SocketId, sockets: Vec<UdpSocket>) {
+        for (shard, socket) in self.shards.iter().zip(sockets) {
+            shard.command(Command::AddSocket(id, socket));
+        }
+    }
+
+    /// Closes a link's sockets. [`FromShard::SocketGone`] follows from each shard.
+    pub fn remove_socket(&mut self, id: SocketId) {
+        if let Some(shard) = self.lanes.remove(&id).and_then(|number| self.shards.get(number)) {
+            return shard.command(Command::RemoveSocket(id));
+        }
+        for shard in &self.shards {
             shard.command(Command::RemoveSocket(id));
         }
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use node::LocalSocketId;
 use wire::endpoint::{Prefix, Scope, scope};
 
@@ -144,6 +145,22 @@ pub struct Lane {
     /// Its port: `shard` more than the link's, or further by multiples of the number of shards, so that a receiver that
     /// spreads by port spreads lanes evenly.
     pub port: u16,
+}
+
+impl Link {
+    /// Bytes of UDP payload that reach `remote` in one IPv4 packet, as far as this kernel knows.
+    pub fn payload_towards(&self, remote: SocketAddr) -> Option<usize> {
+        const HEADERS: usize = 20 + 8;
+        if !remote.is_ipv4() {
+            return None;
+        }
+        let mut options = uring::udp::Options::new(SocketAddr::new(self.local.ip(), 0));
+        options.device = Some(self.name.clone()).filter(|_| !self.local.ip().is_loopback());
+        let socket = uring::udp::bind(&options).ok()?;
+        socket.connect(remote).ok()?;
+        let mtu = getsockopt(&socket, sockopt::IpMtu).ok()?;
+        usize::try_from(mtu).ok()?.checked_sub(HEADERS)
+    }
 }
 
 /// What a scan changed.

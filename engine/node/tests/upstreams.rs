@@ -262,6 +262,30 @@ fn shards_are_told_of_networks_members_and_routes_in_an_order_they_can_use() {
 }
 
 #[test]
+fn a_narrow_way_makes_datagrams_smaller_but_never_smaller_than_ipv6_carries() {
+    let (mut b, p) = with_member();
+    let mtu = |b: &mut Bench| {
+        let routes = b.others.drain(..).filter_map(|output| match output {
+            Output::Plan(PlanChange::Peer { address, route: Some(route), .. }) if address == p => Some(route.mtu),
+            _ => None,
+        });
+        routes.last()
+    };
+    let at = addr(AT_P).ip();
+    mtu(&mut b);
+    let narrow = |b: &mut Bench, to| {
+        let done = b.node.narrow(b.now, at, to);
+        b.drain();
+        (done, mtu(b))
+    };
+    assert_eq!(narrow(&mut b, 1432), (false, None), "as configured");
+    assert_eq!(narrow(&mut b, 1372), (true, Some(1372)));
+    assert_eq!(narrow(&mut b, 0), (true, Some(1232)), "what IPv6 guarantees is the least");
+    assert_eq!(narrow(&mut b, 1000), (false, None));
+    assert_eq!(b.node.counters().narrowed, 2);
+}
+
+#[test]
 fn what_shards_report_keeps_paths_alive_teaches_new_ones_and_finds_dead_ones() {
     let (mut b, p) = with_member();
     let report = |remote: &str, rx, tx| Activity {

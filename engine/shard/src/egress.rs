@@ -38,9 +38,17 @@ pub trait Egress {
 /// What a shard leaves to the control plane.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ToControl<'a> {
-    /// As it came from the network: a head, perhaps of a longer packet, or a fragment. It is for another node, or a
-    /// whole packet for us that needs more than a shard knows: a HELLO (its tail still obscured), an unknown sender, a
-    /// trusted path.
+    /// As it came from the network: a head, perhaps of a longer packet, or a fragment, for another node.
+    Foreign {
+        /// The socket it came to.
+        socket: SocketId,
+        /// Where it came from.
+        remote: SocketAddr,
+        /// The UDP payload.
+        bytes: &'a [u8],
+    },
+    /// As it came from the network: a whole packet for us that needs more than a shard knows: a HELLO (its tail still
+    /// obscured), an unknown sender, a trusted path.
     Datagram {
         /// The socket it came to.
         socket: SocketId,

@@ -145,7 +145,7 @@ impl Shard {
             return;
         }
         self.counters.control_foreign += 1;
-        out.control(ToControl::Datagram { socket, remote, bytes });
+        out.control(ToControl::Foreign { socket, remote, bytes });
     }
 
     /// Needs more to be opened than a shard has.

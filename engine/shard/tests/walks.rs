@@ -162,8 +162,8 @@ fn a_root_gives_the_control_plane_what_is_for_others_whole_or_in_part() {
     fragment[13..15].copy_from_slice(&[0xff, 0x21]);
     let mut b = member(BOB, ALICE, Suite::AesGmacSiv);
     b.apply(Update::Relay(true));
-    assert_eq!(inbound(&mut b, &whole).control, [Said::Datagram(whole)]);
-    assert_eq!(inbound(&mut b, &fragment).control, [Said::Datagram(fragment)]);
+    assert_eq!(inbound(&mut b, &whole).control, [Said::Foreign(whole)]);
+    assert_eq!(inbound(&mut b, &fragment).control, [Said::Foreign(fragment)]);
     assert_eq!(b.counters(), counted(|c| c.control_foreign = 2));
 }
 

@@ -361,7 +361,7 @@ impl Io {
     }
 
     pub(crate) fn event(&mut self, event: Event) {
-        if self.events.len() >= EVENTS_MAX && matches!(event, Event::SendFailed { .. }) {
+        if self.events.len() >= EVENTS_MAX && matches!(event, Event::SendFailed { .. } | Event::Narrow { .. }) {
             self.counters.dropped_events += 1;
             return;
         }

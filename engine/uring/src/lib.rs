@@ -234,6 +234,15 @@ pub enum Event {
         /// Why, if nobody asked for it.
         error: Option<std_io::Error>,
     },
+    /// Datagrams as long as this reach the remote in several IP packets only, so it is spared GSO for a moment.
+    Narrow {
+        /// The socket's name.
+        socket: Token,
+        /// Where they go.
+        remote: SocketAddr,
+        /// Their length.
+        bytes: usize,
+    },
     /// The kernel refused a datagram for good: `EMSGSIZE` says that the path became narrower, `ECONNREFUSED` or
     /// `EHOSTUNREACH` that nobody is there.
     SendFailed {

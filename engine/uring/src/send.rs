@@ -26,6 +26,8 @@ const OPEN_BATCHES_MAX: usize = 16;
 /// Remotes remembered as refusing GSO, and for how long.
 const NO_GSO_MAX: usize = 64;
 const NO_GSO_TIME: Duration = Duration::from_secs(60);
+/// The same if only the datagrams were too long: soon they will be shorter.
+const NARROW_TIME: Duration = Duration::from_secs(1);
 /// A socket whose buffer has been full for so long keeps no more than its share of slots while another socket has room.
 const FULL_MAX: Duration = Duration::from_millis(100);
 
@@ -397,7 +399,9 @@ impl Io {
             libc::EAGAIN if parked.is_none() => self.park(slot),
             libc::ECANCELED if expired => self.drop_send(slot, |counters| &mut counters.dropped_send_expired),
             libc::ECANCELED => self.drop_send(slot, |counters| &mut counters.dropped_socket_gone),
-            libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP if gso => self.step_down(slot),
+            errno @ (libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP) if gso => {
+                self.step_down(slot, errno)
+            }
             errno => self.send_failed(slot, errno),
         }
     }
@@ -507,12 +511,16 @@ impl Io {
     }
 
     /// The route does not take a GSO send: its datagrams leave one by one, and the remote is spared more of them.
-    fn step_down(&mut self, slot: u16) {
+    fn step_down(&mut self, slot: u16, errno: i32) {
         self.counters.gso_refused += 1;
-        let until = self.now + NO_GSO_TIME;
+        let narrow = errno == libc::EMSGSIZE;
+        let until = self.now + if narrow { NARROW_TIME } else { NO_GSO_TIME };
         let send = self.sends.send(slot);
         send.singly = true;
-        let remote = send.remote;
+        let (index, remote, bytes) = (send.socket, send.remote, send.segment);
+        if let Some(socket) = self.socket(index).map(|socket| socket.token).filter(|_| narrow) {
+            self.event(Event::Narrow { socket, remote, bytes });
+        }
         self.sends.remember_no_gso(remote, until);
         self.sends.queue_first(slot);
     }

@@ -48,7 +48,7 @@ pub(super) fn all(control: &Control) -> Value {
         sum(&mut rings, &ring);
         per_shard.push(json!({"shards": packets, "reassembly": fragments, "rings": ring}));
     }
-    add!(queues, plane.queues; datagrams opened tap_frames reports refusals sends frames);
+    add!(queues, plane.queues; foreign datagrams opened opened_frames tap_frames reports refusals sends frames);
 
     let rooms = [
         ("node", node),

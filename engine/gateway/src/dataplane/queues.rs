@@ -25,10 +25,14 @@ const SPARE_BYTES_MAX: usize = 16 << 10;
 /// Messages dropped between the threads because a queue was full, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueCounters {
+    /// Datagrams for other nodes.
+    pub foreign: u64,
     /// Unopened datagrams to the control plane.
     pub datagrams: u64,
-    /// Authenticated packets to the control plane.
+    /// Authenticated packets to the control plane, but for frames.
     pub opened: u64,
+    /// Authenticated frames to the control plane.
+    pub opened_frames: u64,
     /// Frames from TAPs to the control plane.
     pub tap_frames: u64,
     /// Reports of shards about their traffic.
@@ -43,8 +47,10 @@ pub struct QueueCounters {
 
 #[derive(Debug, Default)]
 pub(super) struct Drops {
+    pub(super) foreign: AtomicU64,
     pub(super) datagrams: AtomicU64,
     pub(super) opened: AtomicU64,
+    pub(super) opened_frames: AtomicU64,
     pub(super) tap_frames: AtomicU64,
     pub(super) reports: AtomicU64,
     pub(super) refusals: AtomicU64,
@@ -62,8 +68,10 @@ impl Drops {
     pub(super) fn counters(&self) -> QueueCounters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         QueueCounters {
+            foreign: get(&self.foreign),
             datagrams: get(&self.datagrams),
             opened: get(&self.opened),
+            opened_frames: get(&self.opened_frames),
             tap_frames: get(&self.tap_frames),
             reports: get(&self.reports),
             refusals: get(&self.refusals),
@@ -143,8 +151,10 @@ struct Lane {
 /// The shards' end. Cloned for each.
 #[derive(Clone)]
 pub(super) struct Outbox {
+    foreign: Lane,
     datagrams: Lane,
     opened: Lane,
+    opened_frames: Lane,
     frames: Lane,
     reports: Sender<FromShard>,
     refusals: Sender<FromShard>,
@@ -157,6 +167,11 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    pub(super) fn foreign(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
+        let sent = self.foreign.put(bytes, message);
+        self.note(sent, |drops| &drops.foreign);
+    }
+
     pub(super) fn datagram(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
         let sent = self.datagrams.put(bytes, message);
         self.note(sent, |drops| &drops.datagrams);
@@ -165,6 +180,12 @@ impl Outbox {
     pub(super) fn opened(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
         let sent = self.opened.put(bytes, message);
         self.note(sent, |drops| &drops.opened);
+    }
+
+    /// Apart from other packets: bulk must not hold up what keeps peers alive.
+    pub(super) fn opened_frame(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
+        let sent = self.opened_frames.put(bytes, message);
+        self.note(sent, |drops| &drops.opened_frames);
     }
 
     pub(super) fn frame(&mut self, bytes: &[u8], message: impl FnOnce(Buffer) -> FromShard) {
@@ -215,7 +236,7 @@ impl Lane {
 
 /// The control thread's end.
 pub(super) struct Inbox {
-    lanes: [Receiver<FromShard>; 6],
+    lanes: [Receiver<FromShard>; 8],
     /// The lane that is looked into next.
     turn: usize,
     bell: Arc<Notify>,
@@ -227,12 +248,27 @@ impl Inbox {
             let (queue, receiver) = bounded(QUEUE_MAX);
             (Lane { queue, pool: Pool::new() }, receiver)
         };
-        let ((datagrams, a), (opened, b), (frames, c)) = (lane(), lane(), lane());
-        let ((reports, d), (refusals, e)) = (bounded(QUEUE_MAX), bounded(QUEUE_MAX));
-        let (losses, f) = unbounded();
+        let ((foreign, a), (datagrams, b)) = (lane(), lane());
+        let ((opened, c), (opened_frames, d), (frames, e)) = (lane(), lane(), lane());
+        let ((reports, f), (refusals, g)) = (bounded(QUEUE_MAX), bounded(QUEUE_MAX));
+        let (losses, h) = unbounded();
         let bell = Arc::new(Notify::new());
-        let inbox = Inbox { lanes: [a, b, c, d, e, f], turn: 0, bell: Arc::clone(&bell) };
-        (inbox, Outbox { datagrams, opened, frames, reports, refusals, losses, drops, bell, unannounced: false })
+        let inbox = Inbox { lanes: [a, b, c, d, e, f, g, h], turn: 0, bell: Arc::clone(&bell) };
+        let unannounced = false;
+        let outbox = Outbox {
+            foreign,
+            datagrams,
+            opened,
+            opened_frames,
+            frames,
+            reports,
+            refusals,
+            losses,
+            drops,
+            bell,
+            unannounced,
+        };
+        (inbox, outbox)
     }
 
     pub(super) fn try_recv(&mut self) -> Option<FromShard> {

@@ -423,6 +423,30 @@ fn a_storm_of_refused_datagrams_hides_neither_a_lost_link_nor_activity() {
 }
 
 #[test]
+fn bulk_for_the_control_plane_hides_no_packet_that_keeps_a_peer_alive() {
+    let drops = Arc::new(Drops::default());
+    let (mut inbox, mut outbox) = Inbox::new(Arc::clone(&drops));
+    let (socket, remote) = (LINK, "127.0.0.1:9".parse().unwrap());
+    for _ in 0..QUEUE_MAX + 10 {
+        outbox.foreign(&[1], |bytes| FromShard::Datagram { socket, remote, bytes });
+        outbox.opened_frame(&[2], |packet| FromShard::Opened { socket, remote, packet });
+    }
+    outbox.datagram(&[3], |bytes| FromShard::Datagram { socket, remote, bytes });
+    outbox.opened(&[4], |packet| FromShard::Opened { socket, remote, packet });
+    let first: Vec<_> = (0..4).filter_map(|_| inbox.try_recv()).collect();
+    assert!(
+        first.iter().any(|message| matches!(message, FromShard::Datagram { bytes, .. } if bytes[0] == 3)),
+        "{first:?}"
+    );
+    assert!(
+        first.iter().any(|message| matches!(message, FromShard::Opened { packet, .. } if packet[0] == 4)),
+        "{first:?}"
+    );
+    let counted = drops.counters();
+    assert_eq!((counted.foreign, counted.opened_frames, counted.datagrams, counted.opened), (10, 10, 0, 0));
+}
+
+#[test]
 fn a_packet_thread_that_panics_is_reported_at_once() {
     let (mut inbox, outbox) = Inbox::new(Arc::default());
     let dies = move || {

@@ -16,7 +16,8 @@ use tracing::{debug, error, warn};
 use uring::tap::SuperFrames;
 use uring::{Event, Handler, HeldFrame, Io, Ring, Token, Waker};
 use wire::fragment::ReassemblyCounters;
-use wire::{Address, NetworkId, Now};
+use wire::packet::Packet;
+use wire::{Address, NetworkId, Now, Verb};
 
 use super::{FromShard, TICK, lock, queues::Outbox};
 
@@ -292,6 +293,9 @@ impl Handler for Worker {
             Event::TapGone { tap, error } => {
                 self.outbox.lost(FromShard::TapGone { shard, network: NetworkId(tap), error });
             }
+            Event::Narrow { socket, remote, bytes } => {
+                self.outbox.refused(FromShard::Narrow { socket: SocketId(socket), remote, bytes });
+            }
             Event::SendFailed { socket, remote, bytes, error } => {
                 self.outbox.refused(FromShard::SendFailed { socket: SocketId(socket), remote, bytes, error });
             }
@@ -367,11 +371,17 @@ impl Egress for Out<'_> {
 
     fn control(&mut self, what: ToControl<'_>) {
         match what {
+            ToControl::Foreign { socket, remote, bytes } => {
+                self.outbox.foreign(bytes, |bytes| FromShard::Datagram { socket, remote, bytes });
+            }
             ToControl::Datagram { socket, remote, bytes } => {
                 self.outbox.datagram(bytes, |bytes| FromShard::Datagram { socket, remote, bytes });
             }
             ToControl::Reassembled { socket, remote, packet } => {
                 self.outbox.datagram(packet, |packet| FromShard::Reassembled { socket, remote, packet });
+            }
+            ToControl::Opened { socket, remote, packet } if is_frame(packet) => {
+                self.outbox.opened_frame(packet, |packet| FromShard::Opened { socket, remote, packet });
             }
             ToControl::Opened { socket, remote, packet } => {
                 self.outbox.opened(packet, |packet| FromShard::Opened { socket, remote, packet });
@@ -381,4 +391,10 @@ impl Egress for Out<'_> {
             }
         }
     }
+}
+
+/// Whether a packet carries an Ethernet frame: there may be as many of them as there is traffic.
+fn is_frame(packet: &[u8]) -> bool {
+    let verb = Packet::new(packet).ok().and_then(|packet| Verb::from_u8(packet.verb_number()));
+    matches!(verb, Some(Verb::Frame | Verb::ExtFrame | Verb::MulticastFrame))
 }

@@ -71,6 +71,7 @@ pub struct Outside {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
+    Foreign(Vec<u8>),
     Datagram(Vec<u8>),
     Reassembled(Vec<u8>),
     Opened(Vec<u8>),
@@ -113,6 +114,7 @@ impl Egress for Outside {
 
     fn control(&mut self, what: ToControl<'_>) {
         self.control.push(match what {
+            ToControl::Foreign { bytes, .. } => Said::Foreign(bytes.to_vec()),
             ToControl::Datagram { bytes, .. } => Said::Datagram(bytes.to_vec()),
             ToControl::Reassembled { packet, .. } => Said::Reassembled(packet.to_vec()),
             ToControl::Opened { packet, .. } => Said::Opened(packet.to_vec()),
