@@ -90,7 +90,21 @@ fn links(shards: usize) -> (Vec<UdpSocket>, SocketAddr) {
 
 /// A data plane that knows one peer, member of one network, at `remote`.
 fn plane(own: Address, peer: Address, shards: usize, sockets: Vec<UdpSocket>, remote: SocketAddr) -> DataPlane {
-    let plane = DataPlane::start(Config::new(own, shards)).unwrap();
+    plane_on(uring::Backend::Auto, own, peer, shards, sockets, remote)
+}
+
+/// The same by system calls of choice.
+fn plane_on(
+    backend: uring::Backend,
+    own: Address,
+    peer: Address,
+    shards: usize,
+    sockets: Vec<UdpSocket>,
+    remote: SocketAddr,
+) -> DataPlane {
+    let mut config = Config::new(own, shards);
+    config.ring.backend = backend;
+    let plane = DataPlane::start(config).unwrap();
     plane.add_socket(LINK, sockets);
     plane.update(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, own), mtu: MTU, fast: true });
     plane.update(Update::Member { network: NETWORK, address: peer, allowed: true });
@@ -174,19 +188,23 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 #[test]
 fn super_frames_are_cut_joined_and_lose_nothing_with_either_kind_of_tap_at_the_far_end() {
     const BYTES: usize = 20 << 20;
+    use uring::Backend::{IoUring, Mmsg};
     let cases = [
-        (1, true, true, false),
-        (2, true, true, false),
-        (1, true, false, false),
-        (1, false, true, false),
-        (1, true, true, true),
+        (IoUring, 1, true, true, false),
+        (IoUring, 2, true, true, false),
+        (IoUring, 1, true, false, false),
+        (IoUring, 1, false, true, false),
+        (IoUring, 1, true, true, true),
+        (Mmsg, 1, true, true, false),
+        (Mmsg, 2, true, true, true),
+        (Mmsg, 1, true, false, false),
     ];
-    for (shards, supers_a, supers_b, v6) in cases {
+    for (backend, shards, supers_a, supers_b, v6) in cases {
         let ((sockets_a, at_a), (sockets_b, at_b)) = (links(shards), links(shards));
         let (tap_a, udp_a, tcp_a) = overlay_of(A, 1, B, 2, shards, supers_a, v6);
         let (tap_b, udp_b, tcp_b) = overlay_of(B, 2, A, 1, shards, supers_b, v6);
-        let a = plane(A, B, shards, sockets_a, at_b);
-        let b = plane(B, A, shards, sockets_b, at_a);
+        let a = plane_on(backend, A, B, shards, sockets_a, at_b);
+        let b = plane_on(backend, B, A, shards, sockets_b, at_a);
         add_tap(&a, tap_a);
         add_tap(&b, tap_b);
         // lone frames with open checksums, both ways
@@ -227,7 +245,7 @@ fn super_frames_are_cut_joined_and_lose_nothing_with_either_kind_of_tap_at_the_f
         for (plane, supers) in [(&a, supers_a), (&b, supers_b)] {
             let cut = (sum(plane, |c| c.super_frames_out), sum(plane, |c| c.cut_out));
             let joined = (sum(plane, |c| c.super_frames_in), sum(plane, |c| c.joined_in));
-            println!("{shards} shards, super-frames {supers}: {cut:?} cut, {joined:?} joined");
+            println!("{backend}, {shards} shards, super-frames {supers}: {cut:?} cut, {joined:?} joined");
             assert_eq!((cut.0 > 0, joined.0 > 0), (supers, supers));
             assert_eq!(sum(plane, |c| c.odd_out + c.oversized_out + c.forged + c.unsplittable), 0);
         }
