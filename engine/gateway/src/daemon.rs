@@ -88,8 +88,9 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     let port = links::choose_port(wanted).map_err(|source| UpError::Port { port: wanted, source })?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.map_or(cores, usize::from).clamp(1, MAX_SHARDS);
-    let io = uring::probe::choose(args.io.or(conf.settings.io).unwrap_or_default())?;
-    report_kernel(&io);
+    let wanted = args.io.or(conf.settings.io).unwrap_or_default();
+    let io = uring::probe::choose(wanted)?;
+    report_kernel(wanted, &io);
     info!(address = %loaded.identity.public().address(), home = %home.root().display(), port, shards, "hawser");
     if !nix::unistd::geteuid().is_root() {
         warn!("not root: TAP devices cannot be made, so networks will be in state PORT_ERROR");
@@ -114,7 +115,7 @@ fn start_logging() {
 }
 
 /// Says what the kernel can do, and what is used of it.
-fn report_kernel(io: &Choice) {
+fn report_kernel(wanted: Backend, io: &Choice) {
     let features = &io.features;
     for line in features.to_string().lines() {
         debug!("kernel: {line}");
@@ -133,7 +134,10 @@ fn report_kernel(io: &Choice) {
     for feature in missing {
         warn!("kernel: no {} (Linux {}): {}", feature.name, feature.since, feature.without);
     }
-    info!("packets go by {}: {}", io.backend, io.why);
+    match (wanted, io.backend) {
+        (Backend::Auto, Backend::Mmsg) => warn!("packets go by {}, which costs more CPU: {}", io.backend, io.why),
+        _ => info!("packets go by {}: {}", io.backend, io.why),
+    }
 }
 
 fn make_node(

@@ -83,7 +83,7 @@ impl Kernel {
     pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
         match self {
             Kernel::Native(native) => native.busy_poll(time),
-            Kernel::Mmsg(_) => Err(io::ErrorKind::Unsupported.into()),
+            Kernel::Mmsg(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "only io_uring has it")),
         }
     }
 

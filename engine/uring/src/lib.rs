@@ -262,7 +262,7 @@ pub enum Event {
 pub struct Counters {
     /// Turns of the loop.
     pub turns: u64,
-    /// `io_uring_enter` calls, more than `turns` by those that had to submit early.
+    /// `io_uring_enter` calls (or `epoll_wait`), more than `turns` by those that had to submit early.
     pub enters: u64,
     /// Datagrams received (segments of GRO messages counted each).
     pub datagrams_in: u64,
