@@ -107,6 +107,7 @@ pub fn save(options: &Options, cells: Vec<Cell>) -> Result<()> {
     let Some(path) = &options.json else { return Ok(()) };
     let offload: Vec<String> = options.offload.iter().map(Offload::to_string).collect();
     let settings = [
+        ("command", std::env::args().nth(1).unwrap_or_default()),
         ("repeat", options.repeat.to_string()),
         ("offload", offload.join(",")),
         ("cores", format!("{:?}", options.both_cores())),

@@ -24,7 +24,7 @@ const PALETTE: [RGBColor; 8] = [
 ];
 const OURS: [RGBColor; 4] =
     [RGBColor(0xe8, 0x7a, 0x1d), RGBColor(0xc9, 0x56, 0x0e), RGBColor(0xf2, 0xa1, 0x4a), RGBColor(0x9e, 0x4a, 0x12)];
-const REFERENCE: RGBColor = RGBColor(0x8a, 0x94, 0x9e);
+const REFERENCES: [RGBColor; 2] = [RGBColor(0x8a, 0x94, 0x9e), RGBColor(0xa8, 0x9c, 0x84)];
 
 /// A colour of a plot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn colour(name: &str, all: &[String]) -> Colour {
     if ours(name) {
         OURS[nth(&ours) % OURS.len()].into()
     } else if reference(name) {
-        REFERENCE.into()
+        REFERENCES[nth(&reference) % REFERENCES.len()].into()
     } else {
         PALETTE[nth(&|one| !ours(one) && !reference(one)) % PALETTE.len()].into()
     }
@@ -188,8 +188,7 @@ pub fn lines(lines: &[Line], x_name: &str, y_name: &str, logarithmic: bool) -> O
     const HEIGHT: i32 = 330;
     svg(HEIGHT as u32, |area| {
         let (left, right, top, bottom) = (64, WIDTH as i32 - 24, 14, HEIGHT - 46);
-        let (low, high) =
-            if logarithmic { (10f64.powf(least.max(0.1).log10().floor()), most * 1.15) } else { (0.0, most * 1.06) };
+        let (low, high) = if logarithmic { (least.max(0.1) * 0.8, most * 1.15) } else { (0.0, most * 1.06) };
         let y = |value: f64| {
             let share = match logarithmic {
                 true => (value.max(low) / low).log10() / (high / low).log10(),

@@ -51,7 +51,7 @@ body { margin: 0 auto; max-width: 70rem; padding: 2rem 1.25rem 4rem; background:
   font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 .soft { color: var(--soft); } code { font: .86em ui-monospace, 'DejaVu Sans Mono', monospace; background: var(--panel); padding: .1em .35em; border-radius: 4px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .1rem 1.5rem; margin: 1rem 0; padding: .8rem 1rem;
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: .1rem 1.5rem; margin: 1rem 0; padding: .8rem 1rem;
   background: var(--panel); border-radius: 8px; }
 .facts div { display: flex; justify-content: space-between; gap: 1rem; border-bottom: 1px solid var(--line); padding: .2rem 0; }
 .facts div b { font-weight: 500; text-align: right; } .facts span { color: var(--soft); white-space: nowrap; }
@@ -60,7 +60,7 @@ svg { width: 100%; height: auto; display: block; color: var(--ink); }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .86rem; color: var(--soft); } .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .86rem; width: 100%; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: baseline; }
-th { color: var(--soft); font-weight: 500; white-space: nowrap; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; white-space: nowrap; } td.better, td.worse, td.soft { white-space: nowrap; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.first td { border-top: 2px solid var(--line); } .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
 .note { border-left: 3px solid var(--line); padding: .1rem .8rem; margin: .4rem 0; color: var(--soft); } .fail { border-color: var(--bad); }
 footer { margin-top: 3rem; color: var(--soft); font-size: .86rem; }
@@ -196,9 +196,9 @@ fn plots(html: &mut String, cells: &[&Cell], labels: &[String]) {
                 Some((unit, bar(cell, &cpu.values, labels)?))
             })
             .collect();
-        for unit in ["CPU seconds per GB", "CPU microseconds per packet"] {
+        for (unit, short) in [("CPU seconds per GB", "s/GB"), ("CPU microseconds per packet", "us")] {
             let bars: Vec<Bar> = cpu.iter().filter(|(of, _)| *of == unit).map(|(_, bar)| bar.clone()).collect();
-            figure(html, &format!("{unit}, both daemons"), "shorter is better", plot::bars(&bars, unit), None);
+            figure(html, &format!("{unit}, both daemons"), "shorter is better", plot::bars(&bars, short), None);
         }
         for (kind, what) in [("TCP", "TCP streams"), ("UDP", "payload bytes")] {
             let lines = scale(&cells, kind, labels);
@@ -425,13 +425,21 @@ fn failures(html: &mut String, cells: &[Cell]) {
     }
 }
 
+const CHANGES_HEAD: &str = "<tr><th>tunnel</th><th>load</th><th>what</th><th class=\"n\">then</th><th class=\"n\">now</th>\
+    <th class=\"n\">ratio</th><th></th></tr>";
+
 fn changes(html: &mut String, comparison: &Comparison) {
     html.push_str("<h2>Against the older result</h2>");
     for warning in &comparison.warnings {
         let _ = write!(html, "<p class=\"note fail\">{}</p>", escape(warning));
     }
-    html.push_str("<div class=\"scroll\"><table><tr><th>tunnel</th><th>load</th><th>setup</th><th>what</th><th class=\"n\">then</th><th class=\"n\">now</th><th class=\"n\">ratio</th><th></th></tr>");
+    let mut setup: Option<&str> = None;
     for change in &comparison.changes {
+        if setup != Some(&change.setup) {
+            let end = if setup.is_some() { "</table></div>" } else { "" };
+            let _ = write!(html, "{end}<h3>{}</h3><div class=\"scroll\"><table>{CHANGES_HEAD}", escape(&change.setup));
+            setup = Some(&change.setup);
+        }
         let class = match change.verdict {
             Verdict::Better => "better",
             Verdict::Worse => "worse",
@@ -447,10 +455,9 @@ fn changes(html: &mut String, comparison: &Comparison) {
         };
         let _ = write!(
             html,
-            "<tr><td>{}</td><td>{}</td><td class=\"soft\">{}</td><td>{}, {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\"><b>{}</b></td><td class=\"{class}\">{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td>{}, {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\"><b>{}</b></td><td class=\"{class}\">{}</td></tr>",
             escape(&change.tunnel),
             escape(&change.load),
-            escape(&change.setup),
             escape(&change.metric),
             escape(&change.unit),
             side(&change.older),
@@ -459,7 +466,7 @@ fn changes(html: &mut String, comparison: &Comparison) {
             change.verdict
         );
     }
-    html.push_str("</table></div>");
+    html.push_str(if setup.is_some() { "</table></div>" } else { "<p>Nothing is in both.</p>" });
     for (what, names) in [("Only now", &comparison.only_newer), ("Only then", &comparison.only_older)] {
         if !names.is_empty() {
             let _ = write!(html, "<p class=\"note\">{what}: {}</p>", escape(&names.join("; ")));
