@@ -265,11 +265,10 @@ fn shards_are_told_of_networks_members_and_routes_in_an_order_they_can_use() {
 fn a_narrow_way_makes_datagrams_smaller_but_never_smaller_than_ipv6_carries() {
     let (mut b, p) = with_member();
     let mtu = |b: &mut Bench| {
-        let routes = b.others.drain(..).filter_map(|output| match output {
+        b.others.drain(..).rev().find_map(|output| match output {
             Output::Plan(PlanChange::Peer { address, route: Some(route), .. }) if address == p => Some(route.mtu),
             _ => None,
-        });
-        routes.last()
+        })
     };
     let at = addr(AT_P).ip();
     mtu(&mut b);

@@ -36,7 +36,7 @@ impl Segment {
     fn frame(&self) -> Vec<u8> {
         let options = self.options();
         let mut tcp = vec![0x12, 0x34, 0, 80, 1, 2, 3, 4, 5, 6, 7, 8, 0, self.flags, 1, 0, 0, 0, 0, 0];
-        tcp[12] = ((TCP_LEN + options.len()) / 4 << 4) as u8;
+        tcp[12] = ((TCP_LEN + options.len()) * 4) as u8; // words, in the upper half
         tcp.extend(options);
         tcp.extend(&self.payload);
         let (addresses, ip) = if self.v6 { self.v6(tcp.len()) } else { self.v4(tcp.len()) };
