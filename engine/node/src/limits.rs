@@ -18,8 +18,8 @@ pub const DEAD_PATH_PENALTY_MS: u64 = 65_535;
 /// Age beyond which a dead path gets no worse: ten heartbeats. ms, spec.
 pub const QUALITY_AGE_CAP_MS: u64 = 140_000;
 /// A path that carries frames keeps them while it is alive and no other is twice as good and better by this much: what
-/// changes its path is overtaken by what follows. ms, ours.
-pub const PATH_HOLD_MS: u64 = 10;
+/// changes its path is overtaken by what follows, and what it carries makes a path look slow. ms, ours.
+pub const PATH_HOLD_MS: u64 = 50;
 /// Slots per peer. spec.
 pub const SLOTS_MAX: usize = 64;
 /// Slots of a peer that never proved a relationship. spec, "Hardening bounds".
