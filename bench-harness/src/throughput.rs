@@ -8,7 +8,7 @@ use crate::cli::Shared;
 use crate::load::{Ends, Load, Traffic, Ways};
 use crate::plan::{Job, Plan};
 use crate::tunnel::hawser::{self, Hawser, Rules};
-use crate::tunnel::{Tunnel, none};
+use crate::tunnel::none;
 
 /// What `throughput`, `latency` and `scale` measure without being told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,24 +45,24 @@ impl Variants {
         };
         let mtus: Vec<Option<u32>> =
             if self.virtual_mtu.is_empty() { vec![None] } else { self.virtual_mtu.iter().copied().map(Some).collect() };
-        let mut tunnels: Vec<(String, Box<dyn Fn() -> Box<dyn Tunnel>>)> = vec![];
+        let mut hawsers = vec![];
         if let Some(first) = first {
             for &shards in &self.shards {
                 for &mtu in &mtus {
                     for &rules in &self.rules {
                         let mut one = first.clone();
                         (one.shards, one.mtu, one.rules) = (shards.into(), mtu, rules);
-                        tunnels.push((one.label(), Box::new(move || Box::new(one.clone()))));
+                        hawsers.push(one);
                     }
                 }
             }
         }
-        if self.tunnels.contains(&Which::None) {
-            tunnels.push(("none".into(), Box::new(|| Box::new(none::None))));
-        }
         for (offload, lan_mtu) in shared.rigs() {
-            for (label, make) in &tunnels {
-                plan.enter(label, make(), shared.rig(offload, lan_mtu));
+            for one in &hawsers {
+                plan.enter(&one.label(), Box::new(one.clone()), shared.rig(offload, lan_mtu));
+            }
+            if self.tunnels.contains(&Which::None) {
+                plan.enter("none", Box::new(none::None), shared.rig(offload, lan_mtu));
             }
         }
         Ok(())
