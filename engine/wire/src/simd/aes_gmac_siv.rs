@@ -2,7 +2,7 @@
 //! (AES-GMAC-SIV), step by step"
 //!
 //! GHASH is computed as POLYVAL over byte-swapped blocks with the key `H * x`, which needs no bit reflection (RFC 8452,
-//! appendix A). A group of blocks is multiplied by descending powers of that key, so that it is reduced only once.
+//! appendix A). Blocks are multiplied by descending powers of that key, so that many are reduced at once.
 
 mod narrow;
 mod wide;
@@ -17,12 +17,13 @@ use super::bytes::{load128, load128_partial, store128};
 
 /// Blocks of one group of the wide implementation.
 const WIDE_GROUP: usize = 16;
+/// Powers of the hash key: as many as a packet of one datagram has blocks, with the lengths behind it.
+const POWERS: usize = 6 * WIDE_GROUP + 1;
 /// `powers[POWERS_END - n]` is the n-th power of the hash key.
-const POWERS_END: usize = 20;
+const POWERS_END: usize = POWERS.next_multiple_of(4);
 
-/// Everything that can be computed before there is a packet. Powers of the hash key 17 to 1 stand at 3..20 (a last group
-/// and the lengths behind it), so that 16 to 1 fill whole cache lines; the zeros behind them are multiplied with blocks
-/// that are not there.
+/// Everything that can be computed before there is a packet. The powers of the hash key descend, so that the last sixteen
+/// fill whole cache lines; the zeros behind them are multiplied with blocks that are not there.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Schedule {
@@ -99,7 +100,7 @@ impl Schedule {
         let h = double(encrypt_block(&k0, _mm_setzero_si128()));
         let mut powers = [_mm_setzero_si128(); POWERS_END + 4];
         let mut power = h;
-        for n in 1..=WIDE_GROUP + 1 {
+        for n in 1..=POWERS {
             powers[POWERS_END - n] = power;
             power = multiply(power, h);
         }

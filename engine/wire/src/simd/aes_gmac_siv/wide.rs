@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::super::bytes::{
     load_lanes, load128, load512, load512_partial, mask64, store128, store512, store512_partial,
 };
-use super::{Product, Schedule, WIDE_GROUP, first_counter, length_block};
+use super::{POWERS, Product, Schedule, WIDE_GROUP, first_counter, length_block};
 
 const BLOCK: usize = 16;
 const LINE: usize = 4 * BLOCK;
@@ -129,44 +129,57 @@ fn xor(a: Group, b: Group) -> Group {
     out
 }
 
+/// A hash that is reduced once if all its blocks have a power of their own, else once for each group before those.
 struct Hash<'a> {
     schedule: &'a Schedule,
     length: __m128i,
+    /// What was reduced already, and the power it is multiplied by in the end.
     so_far: __m128i,
+    weight: usize,
+    sum: Sum,
+    /// Blocks to come, that of the lengths included.
+    left: usize,
 }
 
 impl<'a> Hash<'a> {
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
     fn new(schedule: &'a Schedule, aad: &[u8], data_len: usize) -> Hash<'a> {
-        Hash { schedule, length: length_block(aad, data_len), so_far: schedule.absorb_aad(aad) }
+        let left = data_len.div_ceil(BLOCK) + 1;
+        let (length, so_far) = (length_block(aad, data_len), schedule.absorb_aad(aad));
+        Hash { schedule, length, so_far, weight: left, sum: Sum::zero(), left }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
     fn absorb(&mut self, group: Group) {
+        if self.left <= POWERS {
+            self.sum.add_group(group, self.schedule.powers_from(self.left));
+            self.left -= WIDE_GROUP;
+            return;
+        }
         let powers = self.schedule.powers_from(WIDE_GROUP);
         let mut sum = Sum::zero();
-        for (blocks, powers) in group.into_iter().zip(powers.as_chunks().0) {
-            sum.add(swap_lanes(blocks), load_lanes(powers));
-        }
+        sum.add_group(group, powers);
         // What was before comes last, so that nothing else waits for it.
         self.so_far = sum.folded().plus(Product::of(self.so_far, powers[0])).reduced();
+        self.left -= WIDE_GROUP;
+        self.weight = self.left;
     }
 
     /// The hash after less than a group and the block of lengths.
     #[inline]
     #[target_feature(enable = "avx2,aes,pclmulqdq,avx512f,avx512bw,avx512vl,vaes,vpclmulqdq")]
-    fn finish(self, tail: Group, tail_len: usize) -> __m128i {
-        let powers = self.schedule.powers_from(tail_len.div_ceil(BLOCK) + 1);
-        let mut sum = Sum::zero();
+    fn finish(mut self, tail: Group, tail_len: usize) -> __m128i {
+        let powers = self.schedule.powers_from(self.left);
         for (at, (blocks, powers)) in tail.into_iter().zip(powers.as_chunks().0).enumerate() {
             if at * LINE < tail_len {
-                sum.add(swap_lanes(blocks), load_lanes(powers));
+                self.sum.add(swap_lanes(blocks), load_lanes(powers));
             }
         }
         let last = Product::of(self.length, self.schedule.powers_from(1)[0]);
-        sum.folded().plus(last).plus(Product::of(self.so_far, powers[0])).reduced()
+        let first = Product::of(self.so_far, self.schedule.powers_from(self.weight)[0]);
+        self.sum.folded().plus(last).plus(first).reduced()
     }
 }
 
@@ -193,6 +206,14 @@ impl Sum {
         self.high = _mm512_xor_si512(self.high, _mm512_clmulepi64_epi128(a, b, 0x11));
         let (left, right) = (_mm512_clmulepi64_epi128(a, b, 0x01), _mm512_clmulepi64_epi128(a, b, 0x10));
         self.middle = _mm512_ternarylogic_epi64(self.middle, left, right, XOR3);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vpclmulqdq")]
+    fn add_group(&mut self, group: Group, powers: &[__m128i]) {
+        for (blocks, powers) in group.into_iter().zip(powers.as_chunks().0) {
+            self.add(swap_lanes(blocks), load_lanes(powers));
+        }
     }
 
     /// All four together.
