@@ -212,6 +212,8 @@ fn shard_update(own: Address, change: PlanChange) -> Update {
         PlanChange::Network { id, mtu, fast } => Update::Network { id, mac: Mac::of_member(id, own), mtu, fast },
         PlanChange::NetworkGone(id) => Update::NetworkGone(id),
         PlanChange::Member { network, address, allowed } => Update::Member { network, address, allowed },
+        PlanChange::Policy { network, policy } => Update::Policy { network, policy },
+        PlanChange::Standing { network, address, standing } => Update::Standing { network, address, standing },
     }
 }
 

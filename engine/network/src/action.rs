@@ -61,6 +61,14 @@ pub enum Action {
         /// May talk to us.
         allowed: bool,
     },
+    /// A credential of a member other than its certificate of membership was filed or revoked: what it may claim may be
+    /// something else now. Read [`Network::standing`](crate::Network::standing) again.
+    Standing {
+        /// Network.
+        network: NetworkId,
+        /// Member.
+        address: Address,
+    },
 }
 
 /// The authenticated sender of a message.

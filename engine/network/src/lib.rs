@@ -12,6 +12,7 @@ pub mod counters;
 pub mod membership;
 pub mod network;
 pub mod networks;
+pub mod policy;
 pub mod rules;
 
 mod assembly;
@@ -30,3 +31,4 @@ pub use config::{Config, ConfigError};
 pub use counters::Counters;
 pub use network::{Network, Status};
 pub use networks::{Gauges, Networks};
+pub use policy::{Policy, Standing};

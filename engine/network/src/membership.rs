@@ -284,7 +284,7 @@ impl<'a> Usable<'a> {
         member.capabilities.values().filter(counts).map(|c| c.rules.rules())
     }
 
-    fn ownerships(self) -> impl Iterator<Item = &'a Ownership> {
+    pub(crate) fn ownerships(self) -> impl Iterator<Item = &'a Ownership> {
         let Usable { member, config } = self;
         let counts = move |o: &&Ownership| member.counts(config, CredentialKind::Ownership, o.id, o.timestamp);
         member.ownerships.values().filter(counts)

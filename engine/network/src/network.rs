@@ -22,6 +22,7 @@ use crate::constants::{
     TICK_MS,
 };
 use crate::membership::Membership;
+use crate::policy::{Policy, Standing};
 use crate::rules::{self, Emulated};
 use crate::turn::Turn;
 
@@ -158,6 +159,23 @@ impl Network {
     /// effects, so that such unicast frames need not be evaluated.
     pub fn fast(&self) -> bool {
         self.fast
+    }
+
+    /// Counts the configurations that were in force: [`Network::policy`] and every [`Network::standing`] may be others
+    /// when it has changed. [`Action::Standing`] tells of the rest.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Our side of the rules, as of now.
+    pub fn policy(&self) -> Option<Policy> {
+        self.config.as_ref().map(|config| Policy::new(self.own, self.emulated, config))
+    }
+
+    /// What a member may claim, as of now.
+    pub fn standing(&self, member: Address) -> Option<Standing> {
+        let config = self.config.as_ref()?;
+        self.members.get(&member).map(|m| Standing::of(m.usable(config)))
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use network::{Policy, Standing};
 use wire::keys::Keys;
 use wire::packet::Suite;
 use wire::{Address, Identity, NetworkId};
@@ -186,7 +187,7 @@ pub enum PlanChange {
         id: NetworkId,
         /// Largest frame payload in bytes.
         mtu: u16,
-        /// Its rules and features are such that shards may handle its unicast frames alone.
+        /// Its rules accept every IP frame: nobody need ask them.
         fast: bool,
     },
     /// Forget a network.
@@ -199,6 +200,22 @@ pub enum PlanChange {
         address: Address,
         /// The verdict of the gate.
         allowed: bool,
+    },
+    /// The rules of a network that is not fast.
+    Policy {
+        /// The network.
+        network: NetworkId,
+        /// Our side of them; `None`: give its frames to the node.
+        policy: Option<Arc<Policy>>,
+    },
+    /// What a member that passes the gate may claim under those rules.
+    Standing {
+        /// The network.
+        network: NetworkId,
+        /// The member.
+        address: Address,
+        /// What it may claim.
+        standing: Arc<Standing>,
     },
 }
 
@@ -219,6 +236,8 @@ impl fmt::Debug for PlanChange {
             PlanChange::Member { network, address, allowed } => {
                 write!(f, "Member({network}, {address}, allowed {allowed})")
             }
+            PlanChange::Policy { network, policy } => write!(f, "Policy({network}, known {})", policy.is_some()),
+            PlanChange::Standing { network, address, .. } => write!(f, "Standing({network}, {address})"),
         }
     }
 }

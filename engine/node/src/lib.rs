@@ -51,6 +51,7 @@ mod cache;
 mod counters;
 mod dispatch;
 mod expect;
+mod filters;
 mod gate;
 mod gates;
 mod hello;

@@ -90,6 +90,10 @@ impl Node {
             }
             Action::ForgetConfig(network) => self.output(Output::Store(StateKey::NetworkConfig(network), None)),
             Action::Member { network, address, allowed } => self.plan_member(now, network, address, allowed),
+            Action::Standing { network, address } => {
+                self.plan_network(network);
+                self.plan_standing(network, address);
+            }
         }
     }
 

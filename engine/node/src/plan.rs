@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wire::{Address, Keys, NetworkId, Now, Suite};
 
 use crate::Node;
+use crate::filters::Filter;
 use crate::io::{LocalSocketId, Output, PlanChange, Route};
 
 /// A peer as the shards know it.
@@ -33,8 +34,9 @@ impl PartialEq for Planned {
 pub(crate) struct Plan {
     networks: BTreeMap<NetworkId, (u16, bool)>,
     /// Peers that pass the gate of at least one network.
-    members: BTreeMap<Address, BTreeSet<NetworkId>>,
+    pub(crate) members: BTreeMap<Address, BTreeSet<NetworkId>>,
     peers: BTreeMap<Address, Planned>,
+    pub(crate) filters: BTreeMap<NetworkId, Filter>,
 }
 
 impl Plan {
@@ -49,7 +51,7 @@ impl Node {
     pub(crate) fn plan_network(&mut self, id: NetworkId) {
         let present = self.networks.get(id).map(|n| (n.mtu(), n.fast()));
         if self.plan.networks.get(&id).copied() == present {
-            return;
+            return self.plan_rules(id);
         }
         let change = match present {
             Some((mtu, fast)) => {
@@ -70,6 +72,7 @@ impl Node {
             }
         };
         self.output(Output::Plan(change));
+        self.plan_rules(id);
     }
 
     /// The gate of a network judged a member.
@@ -82,6 +85,7 @@ impl Node {
             networks.remove(&network);
         }
         self.output(Output::Plan(PlanChange::Member { network, address, allowed }));
+        self.plan_standing(network, address);
         if !allowed && self.plan.members.get(&address).is_some_and(BTreeSet::is_empty) {
             self.plan.members.remove(&address);
             self.plan_peer(now, address);

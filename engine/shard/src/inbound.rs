@@ -3,11 +3,13 @@
 
 use std::net::SocketAddr;
 
+use network::rules::{self, Direction};
 use wire::message::Frame;
 use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
 use wire::{Address, Mac, Now, Verb};
 
 use crate::egress::{Egress, ToControl};
+use crate::filter::Fate;
 use crate::{ETHERNET_HEADER_LEN, Path, Shard, SocketId};
 
 /// Where the payload of a FRAME starts.
@@ -113,7 +115,21 @@ impl Shard {
         let Some(network) = self.tables.networks.get(&frame.network) else {
             return self.for_control(path, packet, out);
         };
-        if !network.passes(sender, frame.ethertype) || frame.payload.is_empty() {
+        let Some(rules) = network.rules(sender, frame.ethertype).filter(|_| !frame.payload.is_empty()) else {
+            return self.for_control(path, packet, out);
+        };
+        // spec: networks, "FRAME (verb 0x06)"
+        let (id, to, from) = (frame.network, network.mac, Mac::of_member(frame.network, sender));
+        let judged = rules::Frame {
+            source: sender,
+            destination: self.own,
+            mac_source: from,
+            mac_destination: to,
+            ethertype: frame.ethertype,
+            payload: frame.payload,
+        };
+        let fate = rules.judge(Direction::Inbound, &judged, &mut self.ids);
+        if fate == Fate::Control {
             return self.for_control(path, packet, out);
         }
         if frame.payload.len() > usize::from(network.mtu) {
@@ -129,8 +145,10 @@ impl Shard {
         if peer.ledger(sender, &mut self.tables.active).received(path, hops0, packet.len()).is_err() {
             self.counters.activity_full += 1;
         }
-        // spec: networks, "FRAME (verb 0x06)"
-        let (id, to, from) = (frame.network, network.mac, Mac::of_member(frame.network, sender));
+        if fate == Fate::Drop {
+            self.counters.filtered_in += 1;
+            return;
+        }
         packet[ETHERNET..ETHERNET + 6].copy_from_slice(&to.0);
         packet[ETHERNET + 6..ETHERNET + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;

@@ -8,15 +8,17 @@
 //! when the caller ends its batch with [`Shard::flush`]. What the control plane knows reaches the shard as [`Update`]s, and what the
 //! shard saw goes back with [`Shard::tick`], in batches.
 //!
-//! A shard handles the unicast frames of *fast* networks between members that passed the gate. Fast means that the rules
-//! accept every IPv4, ARP and IPv6 frame by its ethertype alone (`network::rules::accepts_all_ip`); any other ethertype
-//! is left to the control plane, which runs the rules.
+//! A shard handles unicast frames between members that passed the gate. In *fast* networks, whose rules accept every IPv4,
+//! ARP and IPv6 frame by its ethertype alone (`network::rules::accepts_all_ip`), such frames pass unasked and any other
+//! ethertype is left to the control plane. In other networks the shard runs the rules on every frame, with what the
+//! control plane says of either side; frames that want copies are the control plane's.
 
 mod activity;
 mod checksum;
 mod clamp;
 mod coalesce;
 mod egress;
+mod filter;
 mod inbound;
 mod offload;
 mod outbound;
@@ -161,6 +163,10 @@ pub struct Counters {
     pub forged: u64,
     /// Dropped: a frame with an ID that came before.
     pub duplicate: u64,
+    /// Dropped: a received frame that the network's rules refuse.
+    pub filtered_in: u64,
+    /// Dropped: a frame from the TAP that the network's rules refuse.
+    pub filtered_out: u64,
     /// Dropped: a received frame above the network's MTU.
     pub oversized_in: u64,
     /// Dropped: a frame from the TAP that is shorter than its header.

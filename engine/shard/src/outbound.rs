@@ -1,15 +1,17 @@
 //! A frame's way out: TAP, member and route, sealed while it is copied, datagrams. Read it from top to bottom. It must
 //! never wait for anything: a frame whose way is not known now is the control plane's.
 
+use network::rules::{self, Direction};
 use rand::Rng;
 use rand::rngs::StdRng;
 use wire::fragment::{Part, datagrams_needed, split_even};
 use wire::keys::Keys;
 use wire::message::Frame;
 use wire::packet::{HDR_LEN, MAX_FRAGMENTS, MAX_PACKET, Packet, Suite, header};
-use wire::{Address, NetworkId, Verb};
+use wire::{Address, Mac, NetworkId, Verb};
 
 use crate::egress::{Egress, ToControl};
+use crate::filter::{Fate, Rules};
 use crate::offload::{Offload, UnknownOffload};
 use crate::segment::{HEADERS_MAX, Segments, complete};
 use crate::tables::{Route, Way};
@@ -40,7 +42,14 @@ impl Shard {
         }
         let (ids, scratch, counters) = (&mut self.ids, &mut self.scratch[..], &mut self.counters);
         let mut sending = Sending { own: self.own, network, way, ids, scratch, counters, packets: 0, bytes: 0 };
-        sending.frame(&[], payload, out);
+        match sending.judge(payload) {
+            Fate::Pass => sending.frame(&[], payload, out),
+            Fate::Drop => sending.counters.filtered_out += 1,
+            Fate::Control => {
+                sending.counters.control_frames += 1;
+                out.control(ToControl::Frame { network, frame });
+            }
+        }
         sending.finish();
     }
 
@@ -83,8 +92,20 @@ impl Shard {
         }
         let (ids, scratch, counters) = (&mut self.ids, &mut self.scratch[..], &mut self.counters);
         let mut sending = Sending { own: self.own, network, way, ids, scratch, counters, packets: 0, bytes: 0 };
+        // nothing that the rules look at differs between segments: what holds for one holds for all
+        let alike = !sending.way.rules.tells_segments_apart() && segments.is_plain();
+        let mut fate = None;
         while let Some((headers, payload)) = segments.next() {
-            sending.frame(&headers[ETHERNET_HEADER_LEN..], payload, out);
+            let judged = match fate {
+                Some(fate) if alike => fate,
+                _ => sending.judge_segment(headers, payload),
+            };
+            fate = Some(judged);
+            match judged {
+                Fate::Pass => sending.frame(&headers[ETHERNET_HEADER_LEN..], payload, out),
+                Fate::Drop => sending.counters.filtered_out += 1,
+                Fate::Control => give_away(network, headers, payload, sending.scratch, sending.counters, out),
+            }
         }
         sending.finish();
     }
@@ -92,17 +113,35 @@ impl Shard {
     /// A super-frame that is not for a shard, one segment at a time.
     fn segments_for_control(&mut self, network: NetworkId, mut segments: Segments<'_>, out: &mut impl Egress) {
         while let Some((headers, payload)) = segments.next() {
-            let Some(frame) = self.scratch.get_mut(..headers.len() + payload.len()) else {
-                self.counters.oversized_out += 1;
-                continue;
-            };
-            let (front, back) = frame.split_at_mut(headers.len());
-            front.copy_from_slice(headers);
-            back.copy_from_slice(payload);
-            self.counters.control_frames += 1;
-            out.control(ToControl::Frame { network, frame });
+            give_away(network, headers, payload, &mut self.scratch[..], &mut self.counters, out);
         }
     }
+}
+
+/// Gives a segment to the control plane, which knows single frames only.
+fn give_away(
+    network: NetworkId,
+    headers: &[u8],
+    payload: &[u8],
+    scratch: &mut [u8],
+    counters: &mut Counters,
+    out: &mut impl Egress,
+) {
+    let Some(frame) = joined(headers, payload, scratch) else {
+        counters.oversized_out += 1;
+        return;
+    };
+    counters.control_frames += 1;
+    out.control(ToControl::Frame { network, frame });
+}
+
+/// A segment in one piece; none if it is longer than any packet.
+fn joined<'s>(headers: &[u8], payload: &[u8], scratch: &'s mut [u8]) -> Option<&'s [u8]> {
+    let frame = scratch.get_mut(..headers.len() + payload.len())?;
+    let (front, back) = frame.split_at_mut(headers.len());
+    front.copy_from_slice(headers);
+    back.copy_from_slice(payload);
+    Some(frame)
 }
 
 /// The frame or the super-frame that is being sent, and what has gone so far.
@@ -145,6 +184,20 @@ impl Sending<'_> {
         self.bytes += len;
     }
 
+    /// What the rules say to a frame of ours with this payload.
+    fn judge(&mut self, payload: &[u8]) -> Fate {
+        judge(self.own, self.network, &self.way, payload, self.ids)
+    }
+
+    /// The same for a segment, which they see in one piece.
+    fn judge_segment(&mut self, headers: &[u8], payload: &[u8]) -> Fate {
+        if matches!(self.way.rules, Rules::AcceptAll) {
+            return Fate::Pass;
+        }
+        let Some(frame) = joined(headers, payload, self.scratch) else { return Fate::Control };
+        judge(self.own, self.network, &self.way, &frame[ETHERNET_HEADER_LEN..], self.ids)
+    }
+
     /// Notes what has gone.
     fn finish(self) {
         let Way { to, peer, route, active, .. } = self.way;
@@ -153,6 +206,18 @@ impl Sending<'_> {
             self.counters.activity_full += self.packets as u64;
         }
     }
+}
+
+fn judge(own: Address, network: NetworkId, way: &Way<'_>, payload: &[u8], chance: &mut StdRng) -> Fate {
+    let frame = rules::Frame {
+        source: own,
+        destination: way.to,
+        mac_source: Mac::of_member(network, own),
+        mac_destination: Mac::of_member(network, way.to),
+        ethertype: way.ethertype,
+        payload,
+    };
+    way.rules.judge(Direction::Outbound, &frame, chance)
 }
 
 /// A FRAME packet in two pieces, to be joined while it is sealed.

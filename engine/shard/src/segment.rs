@@ -122,6 +122,12 @@ impl<'a> Segments<'a> {
         std::array::from_fn(|at| self.headers[at])
     }
 
+    /// The transport header follows the IP header at once, so that everybody finds it in the same place.
+    pub(crate) fn is_plain(&self) -> bool {
+        let protocol = if self.tcp { TCP } else { UDP };
+        self.v4 || (self.transport == self.network + 40 && self.headers[self.network + 6] == protocol)
+    }
+
     /// How many segments are left.
     #[allow(clippy::len_without_is_empty)] // empty is when `next` says so
     pub fn len(&self) -> usize {

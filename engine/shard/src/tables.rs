@@ -1,16 +1,18 @@
 //! What a shard knows of peers and networks, as the control plane told it. Read on every packet, changed only between
 //! batches, shared with nobody. It must never know why somebody is a member or where a route comes from.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use network::{Policy, Standing};
 use wire::keys::Keys;
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId};
 
 use crate::activity::{Activity, Ledger};
+use crate::filter::Rules;
 use crate::{Counters, ETHERNET_HEADER_LEN, SocketId};
 
 /// Peers a shard knows. More are refused: their packets go to the control plane. // spec: paths, "Hardening bounds", peers
@@ -55,7 +57,7 @@ pub enum Update {
         mac: Mac,
         /// Largest payload of a frame, bytes.
         mtu: u16,
-        /// Shards may handle its unicast IP frames alone.
+        /// Its rules accept every IP frame.
         fast: bool,
     },
     /// Forget a network and its members.
@@ -68,6 +70,23 @@ pub enum Update {
         address: Address,
         /// They may.
         allowed: bool,
+    },
+    /// The rules of a network that is not fast; none: its frames go to the control plane.
+    Policy {
+        /// The network. It must be known.
+        network: NetworkId,
+        /// Our side of them.
+        policy: Option<Arc<Policy>>,
+    },
+    /// What a member may claim under the rules. Until it is known, frames to and from the member go to the control plane,
+    /// unless the network is fast.
+    Standing {
+        /// The network.
+        network: NetworkId,
+        /// The member. It must be allowed.
+        address: Address,
+        /// What it may claim.
+        standing: Arc<Standing>,
     },
     /// Whether the MSS of TCP connections is lowered until a full segment fits one datagram. At first it is not.
     ClampMss(bool),
@@ -95,8 +114,9 @@ pub(crate) struct Peer {
 pub(crate) struct Network {
     pub(crate) mac: Mac,
     pub(crate) mtu: u16,
-    pub(crate) fast: bool,
-    members: HashSet<Address, FixedState>,
+    fast: bool,
+    policy: Option<Arc<Policy>>,
+    members: HashMap<Address, Option<Arc<Standing>>, FixedState>,
 }
 
 /// Where a frame from our TAP goes and how.
@@ -105,6 +125,7 @@ pub(crate) struct Way<'t> {
     pub(crate) ethertype: u16,
     /// Largest payload of a frame, bytes.
     pub(crate) mtu: usize,
+    pub(crate) rules: Rules<'t>,
     pub(crate) peer: &'t mut Peer,
     pub(crate) route: Route,
     pub(crate) active: &'t mut Vec<Address>,
@@ -121,12 +142,16 @@ impl Peer {
 }
 
 impl Network {
-    /// Frames of these protocols may pass between us and `member` without further questions.
-    pub(crate) fn passes(&self, member: Address, ethertype: u16) -> bool {
+    /// The rules for frames between us and `member`, if it may be talked to and a shard may judge them.
+    pub(crate) fn rules(&self, member: Address, ethertype: u16) -> Option<Rules<'_>> {
         const IPV4: u16 = 0x0800;
         const ARP: u16 = 0x0806;
         const IPV6: u16 = 0x86dd;
-        self.fast && matches!(ethertype, IPV4 | ARP | IPV6) && self.members.contains(&member)
+        let standing = self.members.get(&member)?;
+        if self.fast {
+            return matches!(ethertype, IPV4 | ARP | IPV6).then_some(Rules::AcceptAll);
+        }
+        Some(Rules::Tables(self.policy.as_deref()?, standing.as_deref()?))
     }
 }
 
@@ -163,8 +188,8 @@ impl Tables {
                 Some(network) => (network.mac, network.mtu, network.fast) = (mac, mtu, fast),
                 None if networks_full => counters.networks_full += 1,
                 None => {
-                    let members = HashSet::with_hasher(self.hasher.clone());
-                    self.networks.insert(id, Network { mac, mtu, fast, members });
+                    let members = HashMap::with_hasher(self.hasher.clone());
+                    self.networks.insert(id, Network { mac, mtu, fast, policy: None, members });
                 }
             },
             Update::NetworkGone(id) => {
@@ -174,11 +199,21 @@ impl Tables {
                 Some(network) if !allowed => {
                     network.members.remove(&address);
                 }
-                Some(network) if network.members.len() < MEMBERS_MAX || network.members.contains(&address) => {
-                    network.members.insert(address);
+                Some(network) if network.members.len() < MEMBERS_MAX || network.members.contains_key(&address) => {
+                    network.members.entry(address).or_default();
                 }
                 _ => counters.members_full += u64::from(allowed),
             },
+            Update::Policy { network, policy } => {
+                if let Some(network) = self.networks.get_mut(&network) {
+                    network.policy = policy;
+                }
+            }
+            Update::Standing { network, address, standing } => {
+                if let Some(member) = self.networks.get_mut(&network).and_then(|n| n.members.get_mut(&address)) {
+                    *member = Some(standing);
+                }
+            }
             Update::ClampMss(on) => self.clamp_mss = on,
             Update::Relay(on) => self.relay = on,
         }
@@ -195,15 +230,13 @@ impl Tables {
         }
         // spec: networks, "MAC of a member"
         let to = Mac([d0, d1, d2, d3, d4, d5]).member(id)?;
-        if !network.passes(to, ethertype) {
-            return None;
-        }
+        let rules = network.rules(to, ethertype)?;
         let peer = self.peers.get_mut(&to)?;
         if !matches!(peer.suite, Suite::Salsa2012Poly1305 | Suite::AesGmacSiv) {
             return None;
         }
         let route = peer.route?;
-        Some(Way { to, ethertype, mtu: network.mtu.into(), peer, route, active: &mut self.active })
+        Some(Way { to, ethertype, mtu: network.mtu.into(), rules, peer, route, active: &mut self.active })
     }
 
     /// Appends what the ledgers hold and empties them.

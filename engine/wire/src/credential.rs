@@ -640,6 +640,23 @@ impl Ownership {
         self.things.iter().any(|t| t.kind == wanted.kind && t.significant() == wanted.significant())
     }
 
+    /// The IP addresses it names.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.things.iter().filter_map(|thing| match (thing.kind, thing.value) {
+            (Thing::IPV4, [a, b, c, d, ..]) => Some(IpAddr::from([a, b, c, d])),
+            (Thing::IPV6, octets) => Some(IpAddr::from(octets)),
+            _ => None,
+        })
+    }
+
+    /// The MACs it names.
+    pub fn macs(&self) -> impl Iterator<Item = Mac> {
+        self.things.iter().filter_map(|thing| match (thing.kind, thing.value) {
+            (Thing::MAC, [a, b, c, d, e, f, ..]) => Some(Mac([a, b, c, d, e, f])),
+            _ => None,
+        })
+    }
+
     /// Reads one certificate.
     pub fn read(r: &mut Reader<'_>) -> Result<Ownership, Malformed> {
         let network = NetworkId::read(r)?;

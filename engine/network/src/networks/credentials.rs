@@ -5,7 +5,7 @@ use wire::message::Credentials;
 use wire::{Identity, Malformed};
 
 use super::{Message, Outcome, Ready, Tables};
-use crate::action::Handled;
+use crate::action::{Action, Handled};
 use crate::membership::{Acceptance, Credential, Membership, Signed};
 use crate::turn::Turn;
 
@@ -70,6 +70,9 @@ impl Tables {
             let admitted = if own { network.judge_as(turn, from) } else { network.judge(turn, address) };
             if admitted {
                 self.ready.push(Ready::Member(id, address));
+            }
+            if !matches!(credential, Credential::Com(_)) {
+                turn.out.push(Action::Standing { network: id, address });
             }
             if let Credential::Revocation(revocation) = credential {
                 network.pass_on(turn, revocation, from.address());

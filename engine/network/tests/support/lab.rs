@@ -268,7 +268,8 @@ impl Lab {
                 Action::Member { address, allowed, .. } => {
                     assert_ne!(node.verdicts.insert(address, allowed), Some(allowed), "a verdict is told twice");
                 }
-                Action::Changed(_) | Action::StoreConfig { .. } | Action::ForgetConfig(_) => {}
+                Action::Changed(_) | Action::StoreConfig { .. } | Action::ForgetConfig(_) | Action::Standing { .. } => {
+                }
             }
         }
     }
