@@ -169,7 +169,7 @@ impl Network {
 
     /// Our side of the rules, as of now.
     pub fn policy(&self) -> Option<Policy> {
-        self.config.as_ref().map(|config| Policy::new(self.own, self.emulated, config))
+        self.config.as_ref().map(Policy::of)
     }
 
     /// What a member may claim, as of now.

@@ -70,7 +70,9 @@ impl Traits {
 }
 
 impl Policy {
-    pub(crate) fn new(own: Address, emulated: Emulated, config: &Config) -> Policy {
+    /// That of the member for whom the configuration is.
+    pub fn of(config: &Config) -> Policy {
+        let (network, own) = (config.network, config.issued_to);
         let base = config.rules.rules().to_vec();
         let ids = config.tags.iter().map(|t| t.id);
         let tags = ids.filter_map(|id| Some((id, config.tag(id)?))).collect();
@@ -78,10 +80,10 @@ impl Policy {
         let ips = config.ownerships.iter().flat_map(|o| o.ips()).collect();
         let macs = config.ownerships.iter().flat_map(|o| o.macs()).collect();
         Policy {
-            network: config.network,
+            network,
             own,
             unknown_matches: config.has(Config::UNKNOWN_MATCHES),
-            emulated,
+            emulated: Emulated::new(network, own, config.flags, config.addresses.iter().map(|p| p.addr)),
             base_traits: Traits::of(&base),
             base,
             ours: Standing::new(tags, ips, macs, capabilities),
@@ -130,7 +132,8 @@ impl Policy {
 }
 
 impl Standing {
-    pub(crate) fn of(member: Usable<'_>) -> Standing {
+    /// That of a member on record.
+    pub fn of(member: Usable<'_>) -> Standing {
         let ips = member.ownerships().flat_map(|o| o.ips()).collect();
         let macs = member.ownerships().flat_map(|o| o.macs()).collect();
         Standing::new(member.tags().collect(), ips, macs, member.capabilities())
