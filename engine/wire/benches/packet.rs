@@ -4,6 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use wire::flow::flow_id;
 use wire::fragment::{Reassembler, split_even};
 use wire::message::Frame;
 use wire::packet::{DEFAULT_PHYS_MTU, Datagram, HDR_LEN, Packet, classify, header};
@@ -34,6 +35,16 @@ fn parse(c: &mut Criterion) {
     c.bench_function("header/write", |b| {
         b.iter(|| black_box(header(black_box(7), Address::from_u64(1), Address::from_u64(2), 6)));
     });
+}
+
+fn flows(c: &mut Criterion) {
+    // IPv4 and TCP headers; IPv6, routing header, UDP header
+    let mut v4 = [0u8; 60];
+    (v4[0], v4[9], v4[20], v4[22]) = (0x45, 6, 0x14, 0xce);
+    let mut v6 = [0u8; 80];
+    (v6[0], v6[6], v6[40], v6[48]) = (0x60, 43, 17, 0x14);
+    c.bench_function("flow id/IPv4 TCP", |b| b.iter(|| flow_id(0x0800, black_box(&v4))));
+    c.bench_function("flow id/IPv6 UDP behind a routing header", |b| b.iter(|| flow_id(0x86dd, black_box(&v6))));
 }
 
 fn fragments(c: &mut Criterion) {
@@ -79,5 +90,5 @@ fn duplicates(c: &mut Criterion) {
     assert_eq!(packet(0).len(), HDR_LEN + Frame::HEADER_LEN);
 }
 
-criterion_group!(benches, parse, fragments, duplicates);
+criterion_group!(benches, parse, flows, fragments, duplicates);
 criterion_main!(benches);

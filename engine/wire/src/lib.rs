@@ -16,6 +16,7 @@ pub mod compress;
 pub mod credential;
 pub mod dictionary;
 pub mod endpoint;
+pub mod flow;
 pub mod fragment;
 pub mod identity;
 pub mod keys;
