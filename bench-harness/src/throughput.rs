@@ -31,6 +31,9 @@ pub struct Variants {
     /// MTU of Hawser's virtual network; several with commas [default: the controller's, 2800]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1280..=9000))]
     pub virtual_mtu: Vec<u32>,
+    /// Microseconds for which Hawser's packet threads look for more before they sleep
+    #[arg(long, default_value_t = 0)]
+    pub spin: u16,
     /// Rules of Hawser's virtual network; with commas
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Rules::Accept])]
     pub rules: Vec<Rules>,
@@ -51,7 +54,7 @@ impl Variants {
                 for &mtu in &mtus {
                     for &rules in &self.rules {
                         let mut one = first.clone();
-                        (one.shards, one.mtu, one.rules) = (shards.into(), mtu, rules);
+                        (one.shards, one.mtu, one.spin, one.rules) = (shards.into(), mtu, self.spin, rules);
                         hawsers.push(one);
                     }
                 }

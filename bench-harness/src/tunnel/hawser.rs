@@ -38,6 +38,8 @@ pub struct Hawser {
     pub shards: usize,
     /// MTU of the virtual network; none: the controller's default.
     pub mtu: Option<u32>,
+    /// Microseconds of `--spin`.
+    pub spin: u16,
     /// Its rules.
     pub rules: Rules,
     // Making an identity takes seconds of CPU time: all starts use the same three.
@@ -70,15 +72,16 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Hawser {
     /// One packet thread, the controller's own MTU, everything accepted.
     pub fn new(exe: PathBuf) -> Hawser {
-        Hawser { exe, shards: 1, mtu: None, rules: Rules::Accept, homes: Rc::default() }
+        Hawser { exe, shards: 1, mtu: None, spin: 0, rules: Rules::Accept, homes: Rc::default() }
     }
 
     /// Its name, and how it differs from [`Hawser::new`].
     pub fn label(&self) -> String {
         let shards = (self.shards != 1).then(|| format!(", {} shards", self.shards));
         let mtu = self.mtu.map(|mtu| format!(", virtual MTU {mtu}"));
+        let spin = (self.spin > 0).then(|| format!(", spin {} us", self.spin));
         let rules = (self.rules == Rules::Table).then(|| ", rules table".to_owned());
-        ["hawser".to_owned()].into_iter().chain(shards).chain(mtu).chain(rules).collect()
+        ["hawser".to_owned()].into_iter().chain(shards).chain(mtu).chain(spin).chain(rules).collect()
     }
 
     fn homes(&self) -> Result<&Path> {
@@ -175,8 +178,10 @@ impl Tunnel for Hawser {
             let enough = site.cores.len() >= self.shards;
             let cores: &[usize] = if enough { &site.cores } else { &[] };
             let first = if enough && site.cores != rig.sites[1 - i].cores { 0 } else { i }.to_string();
-            let (exe, words) = (&self.exe, ["--shards", &shards, "--first-core", &first]);
-            let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, &words))?;
+            let (exe, spin) = (&self.exe, self.spin.to_string());
+            let all = ["--shards", &shards, "--first-core", &first, "--spin", &spin];
+            let words = if self.spin > 0 { &all[..] } else { &all[..4] };
+            let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, words))?;
             let config = json!({"authorized": true, "ipAssignments": [OVERLAY[i]]}).to_string();
             root.cli(&["controller", "member", "set", &network, &daemon.address()?, "--config", &config])?;
             daemon.join(&network, JOIN_LIMIT)?;

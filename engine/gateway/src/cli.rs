@@ -80,6 +80,10 @@ pub struct UpArgs {
     /// io-uring where the kernel has it and allows it [default: io of local.conf, else auto]
     #[arg(long, value_name = "auto|io-uring|mmsg", value_parser = backend)]
     pub io: Option<uring::Backend>,
+    /// After traffic a packet thread looks for more for so many microseconds before it sleeps: a core for latency
+    /// [default: spin of local.conf, else 0: off]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub spin: Option<u16>,
     /// Before a packet thread sleeps, the kernel polls the network card for so many microseconds (NAPI busy poll): CPU for
     /// latency [default: busyPoll of local.conf, else 0: off]
     #[arg(long, value_name = "MICROSECONDS")]

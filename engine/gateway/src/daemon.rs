@@ -201,8 +201,9 @@ async fn up<S: StateStore + 'static>(
     config.first_core = args.first_core.into();
     config.cores = args.cores.clone().map(|cores| cores.0).unwrap_or_default();
     config.ring.backend = io.backend;
-    let busy_poll = args.busy_poll.or(conf.settings.busy_poll).filter(|micros| *micros > 0);
-    config.ring.busy_poll = busy_poll.map(|micros| Duration::from_micros(micros.into()));
+    let micros = |asked: Option<u16>| asked.filter(|n| *n > 0).map(|n| Duration::from_micros(n.into()));
+    config.ring.spin = micros(args.spin.or(conf.settings.spin));
+    config.ring.busy_poll = micros(args.busy_poll.or(conf.settings.busy_poll));
     let dataplane = DataPlane::start(config)?;
     let (prover, verdicts) = Prover::start().map_err(system("start the proof worker"))?;
     let (netlink, changes) = Netlink::open().map_err(system("open rtnetlink"))?;

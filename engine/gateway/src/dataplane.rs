@@ -108,7 +108,7 @@ impl Config {
 fn ring_config() -> uring::Config {
     const SUPER_FRAME: usize = 68 << 10;
     uring::Config {
-        tap_buffers: 32,
+        tap_buffers: 64,
         tap_buffer_bytes: SUPER_FRAME,
         tap_slots: 64,
         tap_slot_bytes: SUPER_FRAME,

@@ -125,6 +125,8 @@ pub struct Settings {
     pub primary_port: Option<u16>,
     /// System calls that carry packets.
     pub io: Option<uring::Backend>,
+    /// Microseconds for which a packet thread looks for more before it sleeps.
+    pub spin: Option<u16>,
     /// Microseconds of busy poll.
     pub busy_poll: Option<u16>,
     /// Exactly these addresses, instead of those of the interfaces.
@@ -170,6 +172,7 @@ enum Kind {
 /// Every key of `settings` that ZeroTierOne 1.14.1 reads. // spec: service, "local.conf"
 const SETTINGS: &[(&str, Treatment)] = &[
     ("io", Acted),       // ours
+    ("spin", Acted),     // ours
     ("busyPoll", Acted), // ours
     ("primaryPort", Acted),
     ("bind", Acted),
@@ -312,6 +315,7 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
                 let named = value.as_str().and_then(uring::Backend::named);
                 s.io = Some(named.ok_or_else(|| wrong(&at, value, "\"auto\", \"io-uring\" or \"mmsg\""))?);
             }
+            (Acted, "spin") => s.spin = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
             (Acted, "busyPoll") => s.busy_poll = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
             (Acted, "bind") => s.bind = texts(value, &at, "an IP address", |t| t.parse().ok())?,
             (Acted, "interfacePrefixBlacklist") => {
@@ -501,8 +505,9 @@ mod tests {
 
     #[test]
     fn how_packets_are_carried_is_one_of_three_and_busy_poll_has_a_bound() {
-        let conf = parse(r#"{"settings": {"io": "mmsg", "busyPoll": 50}}"#).expect("good");
+        let conf = parse(r#"{"settings": {"io": "mmsg", "busyPoll": 50, "spin": 200}}"#).expect("good");
         assert_eq!((conf.settings.io, conf.settings.busy_poll), (Some(uring::Backend::Mmsg), Some(50)));
+        assert_eq!(conf.settings.spin, Some(200));
         let text = complaint(r#"{"settings": {"io": "epoll"}}"#);
         assert!(text.contains("settings.io: \"epoll\" is not \"auto\", \"io-uring\" or \"mmsg\""), "{text}");
         complaint(r#"{"settings": {"busyPoll": 65536}}"#);

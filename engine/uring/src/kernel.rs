@@ -79,6 +79,14 @@ pub(crate) enum Kernel {
 }
 
 impl Kernel {
+    /// Whether an `enter` may bring something.
+    pub(crate) fn due(&mut self) -> bool {
+        match self {
+            Kernel::Native(native) => native.due(),
+            Kernel::Mmsg(_) => true, // it has nothing to look at but the calls themselves
+        }
+    }
+
     /// Polls network cards for this long before sleep.
     pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
         match self {

@@ -145,6 +145,8 @@ pub struct Config {
     pub gso: bool,
     /// How to wait under load; `None` always wakes for the first completion.
     pub gather: Option<Gather>,
+    /// After traffic a thread looks for more for this long before it sleeps: a core for the time that waking takes.
+    pub spin: Option<Duration>,
     /// Before it sleeps, the kernel asks the network card's queues for this long whether something came (NAPI busy poll):
     /// CPU for latency. For cards with an interrupt per queue; see [`Io::busy_poll_refused`].
     pub busy_poll: Option<Duration>,
@@ -165,6 +167,7 @@ impl Default for Config {
             tap_reserve: 64,
             gso: true,
             gather: Some(Gather::default()),
+            spin: None,
             busy_poll: None,
         }
     }

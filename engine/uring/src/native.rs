@@ -69,6 +69,11 @@ impl Native {
         self.ring.params().cq_entries() as usize
     }
 
+    /// Whether the kernel has something for us. Looked up in shared memory, without a system call.
+    pub(crate) fn due(&mut self) -> bool {
+        self.ring.submission().taskrun() || !self.ring.completion().is_empty()
+    }
+
     /// Has the kernel poll network cards before it sleeps.
     pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);

@@ -134,8 +134,12 @@ pub(crate) fn build(sq_entries: u32, cq_entries: u32, setups: &[Setup]) -> Resul
         let mut builder = IoUring::builder();
         builder.setup_cqsize(cq_entries).setup_clamp();
         match setup {
-            Setup::Deferred => builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all(),
-            Setup::Cooperative => builder.setup_single_issuer().setup_coop_taskrun().setup_submit_all(),
+            Setup::Deferred => {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all()
+            }
+            Setup::Cooperative => {
+                builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_submit_all()
+            }
             Setup::Plain | Setup::Mmsg => &mut builder,
         };
         match builder.build(sq_entries) {

@@ -34,6 +34,8 @@ pub struct Ring {
     udp: BufferGroup,
     tap: BufferGroup,
     load: Load,
+    /// The last turn that brought anything.
+    last_traffic: Instant,
 }
 
 /// How fast messages come that are no batches themselves.
@@ -90,7 +92,7 @@ impl Ring {
         };
         let udp = group(UDP_GROUP, udp_buffers, udp_buffer_bytes)?;
         let tap = group(TAP_GROUP, tap_buffers, tap_buffer_bytes)?;
-        Ok(Ring { io, udp, tap, load: Load::new() })
+        Ok(Ring { io, udp, tap, load: Load::new(), last_traffic: Instant::now() })
     }
 
     /// What wakes this ring from other threads.
@@ -108,7 +110,10 @@ impl Ring {
     pub fn turn(&mut self, timeout: Option<Duration>, handler: &mut impl Handler) -> std_io::Result<usize> {
         self.io.counters.turns += 1;
         self.io.arm_waker();
-        let wait = self.wait(timeout);
+        let wait = match self.wait(timeout) {
+            Wait::No => Wait::No,
+            wait => self.spin(wait)?,
+        };
         let entered = self.io.enter(wait);
         let woken = self.io.waker.awake();
         entered?;
@@ -120,6 +125,9 @@ impl Ring {
         }
         let due = self.io.arrived.len();
         let busy = woken || due > 0 || !self.io.stalled.is_empty() || !self.io.events.is_empty();
+        if due > 0 {
+            self.last_traffic = self.io.now;
+        }
         if busy {
             handler.begin(self.io.now);
         }
@@ -168,6 +176,25 @@ impl Ring {
             Some(gather) if io.min_wait && self.load.high => Wait::Batch(gather, timeout),
             _ => Wait::One(timeout),
         }
+    }
+
+    /// Looks for work for a moment before the thread sleeps, if that was asked for. Says how to wait after it.
+    fn spin(&mut self, wait: Wait) -> std_io::Result<Wait> {
+        let Some(until) = self.io.config.spin.map(|spin| self.last_traffic + spin) else { return Ok(wait) };
+        if Instant::now() >= until {
+            return Ok(wait);
+        }
+        self.io.enter(Wait::No)?; // what was committed leaves first
+        while self.io.arrived.is_empty() {
+            if self.io.kernel.due() {
+                return Ok(Wait::No);
+            }
+            if Instant::now() >= until {
+                return Ok(wait);
+            }
+            std::hint::spin_loop();
+        }
+        Ok(Wait::No)
     }
 
     fn deliver_datagrams(&mut self, arrival: Arrival, handler: &mut impl Handler) {
@@ -486,6 +513,29 @@ mod tests {
                 _ => assert!(matches!(refused, None | Some(std_io::ErrorKind::InvalidInput)), "{refused:?}"),
             }
             exchange(&mut ring);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_looks_before_it_sleeps_carries_datagrams_and_wakes() {
+        for setup in Setup::ALL.into_iter().chain([Setup::Mmsg]) {
+            let config = Config { spin: Some(Duration::from_millis(5)), ..Config::default() };
+            let mut ring = Ring::with(config, &[setup]).unwrap();
+            exchange(&mut ring);
+            // within the time to look, and from sleep
+            for pause in [1, 30] {
+                let waker = ring.waker();
+                let other = std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(pause));
+                    waker.wake();
+                });
+                let start = Instant::now();
+                while !other.is_finished() {
+                    ring.turn(Some(Duration::from_secs(10)), &mut Echo).unwrap();
+                }
+                assert!(start.elapsed() < Duration::from_secs(10), "{setup:?} slept through a call");
+                other.join().unwrap();
+            }
         }
     }
 
