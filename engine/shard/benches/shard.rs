@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use network::Policy;
 use shard::{Config, Egress, Gso, Offload, PEERS_MAX, Partial, Route, Shard, SocketId, TapSlot, ToControl, Update};
 use wire::keys::Keys;
 use wire::packet::Suite;
 use wire::recent::RECENT_IDS;
+use wire::rule::{Range16, Rule, RuleKind, RuleTable};
 use wire::{Address, Mac, NetworkId, Now, SharedKey};
 
 const NETWORK: NetworkId = NetworkId(0x01ec4f9b42000042);
@@ -183,6 +185,38 @@ fn super_frames(c: &mut Criterion) {
     group.finish();
 }
 
+/// Ten port ranges that fit nothing and drop, then accept: what rules cost, for a frame and for a super-frame that is
+/// judged once or segment by segment.
+fn with_rules(c: &mut Criterion) {
+    let rule = |kind| Rule { not: false, or: false, kind };
+    let ports = (0..10).map(|n| RuleKind::DestPorts(Range16 { low: 9000 + n, high: 9000 + n }));
+    let table: Vec<Rule> = ports.flat_map(|ports| [rule(ports), rule(RuleKind::Drop)]).collect();
+    let size = rule(RuleKind::FrameSize(Range16 { low: 0, high: u16::MAX }));
+    let once = [&table[..], &[rule(RuleKind::Accept)]].concat();
+    let each = [&table[..], &[size, rule(RuleKind::Accept)]].concat();
+    let (offload, mut bytes) = super_frame();
+    let frame = frame();
+    let mut group = c.benchmark_group("with_rules");
+    for (name, rules) in [("once", once), ("each", each)] {
+        let bare = network::Config::parse(format!("v=7\nnwid={NETWORK}\nid={ALICE}\n").as_bytes()).unwrap();
+        let policy = Policy::of(&network::Config { rules: RuleTable::new(rules), ..bare });
+        let mut alice = shard(ALICE, BOB, Suite::AesGmacSiv);
+        alice.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, ALICE), mtu: 2800, fast: false });
+        alice.apply(Update::Standing { network: NETWORK, address: BOB, standing: Arc::default() });
+        alice.apply(Update::Policy { network: NETWORK, policy: Some(Arc::new(policy)) });
+        let mut out = Sink::new();
+        group.bench_function(format!("frame/{name}"), |b| {
+            b.iter(|| alice.outbound(NETWORK, black_box(&frame), &mut out));
+        });
+        group.bench_function(format!("super_frame/{name}"), |b| {
+            b.iter(|| alice.outbound_offloaded(NETWORK, Ok(offload), black_box(&mut bytes), &mut out));
+        });
+        let counters = alice.counters();
+        assert!(counters.frames_out > 0 && counters.control_frames + counters.filtered_out == 0);
+    }
+    group.finish();
+}
+
 fn lookup(c: &mut Criterion) {
     let mut bob = shard(BOB, ALICE, Suite::AesGmacSiv);
     let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
@@ -205,5 +239,5 @@ fn lookup(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, walks, super_frames, lookup);
+criterion_group!(benches, walks, super_frames, with_rules, lookup);
 criterion_main!(benches);
