@@ -35,6 +35,8 @@ const OPTIONS_END: u8 = 0;
 const NO_OPTION: u8 = 1;
 const MSS: u8 = 2;
 const MSS_LEN: usize = 4;
+/// TCP-AO, which signs the options too. // RFC 5925, 5.1
+const AUTHENTICATION: u8 = 29;
 
 impl Shard {
     /// Lowers what a frame of our TAP, its checksum complete, announces to the member it is for.
@@ -112,7 +114,9 @@ fn syn(frame: &[u8]) -> Option<Syn> {
     }
     let len = usize::from(header[12] >> 4) * 4;
     let transport = ETHERNET_HEADER_LEN + transport;
-    (len >= TCP_LEN && len <= header.len()).then_some(Syn { transport, options_end: transport + len, ip_len })
+    let found = Syn { transport, options_end: transport + len, ip_len };
+    let whole = len >= TCP_LEN && len <= header.len();
+    (whole && !options(frame, &found).any(|(kind, ..)| kind == AUTHENTICATION)).then_some(found)
 }
 
 /// Where TCP starts in an IPv4 packet, where the packet ends, and how long its plain header is.
@@ -151,28 +155,32 @@ fn tcp_v6(packet: &[u8]) -> Option<(usize, usize, usize)> {
     None
 }
 
+/// Kind, place and length of each option.
+fn options(frame: &[u8], found: &Syn) -> impl Iterator<Item = (u8, usize, usize)> {
+    let (options, mut at) = (&frame[..found.options_end], found.transport + TCP_LEN);
+    std::iter::from_fn(move || {
+        let (kind, start) = (*options.get(at).filter(|&&kind| kind != OPTIONS_END)?, at);
+        let len = match kind {
+            NO_OPTION => 1,
+            _ => usize::from(*options.get(at + 1).filter(|&&len| len >= 2)?),
+        };
+        at += len;
+        (at <= options.len()).then_some((kind, start, len))
+    })
+}
+
 /// Lowers the MSS to `max`, if the segment announces more. True if it did.
 fn lower(frame: &mut [u8], found: &Syn, max: u16) -> bool {
-    let &Syn { transport, options_end, .. } = found;
-    let (mut at, mut lowered) = (transport + TCP_LEN, false);
-    while at < options_end {
-        let len = match frame[at] {
-            OPTIONS_END => break,
-            NO_OPTION => 1,
-            _ => match frame[..options_end].get(at + 1) {
-                Some(&len) if len >= 2 && at + usize::from(len) <= options_end => usize::from(len),
-                _ => break,
-            },
-        };
-        if frame[at] == MSS && len == MSS_LEN {
-            let announced = get(frame, at + 2);
-            if announced > max {
-                put(frame, at + 2, max);
-                update_checksum(frame, transport, at + 2, announced, max);
-                lowered = true;
-            }
-        }
-        at += len;
+    let mut lowered = false;
+    let more = |frame: &[u8]| {
+        let mss = options(frame, found).filter(|&(kind, _, len)| kind == MSS && len == MSS_LEN);
+        mss.map(|(_, at, _)| at + 2).find(|&at| get(frame, at) > max)
+    };
+    while let Some(at) = more(frame) {
+        let announced = get(frame, at);
+        put(frame, at, max);
+        update_checksum(frame, found.transport, at, announced, max);
+        lowered = true;
     }
     lowered
 }

@@ -108,7 +108,8 @@ fn option() -> impl Strategy<Value = (u8, Vec<u8>)> {
     prop_oneof![
         4 => any::<[u8; 2]>().prop_map(|mss| (MSS, mss.to_vec())),
         3 => Just((NO_OPTION, vec![])),
-        3 => (3..=255u8, prop::collection::vec(any::<u8>(), 0..9)),
+        3 => (3..AUTHENTICATION, prop::collection::vec(any::<u8>(), 0..9)),
+        1 => (AUTHENTICATION + 1..=255, prop::collection::vec(any::<u8>(), 0..9)),
         1 => Just((MSS, vec![0xff])),
     ]
 }
@@ -214,6 +215,11 @@ fn later_fragments_and_authenticated_packets_stay_as_they_are() {
     let with = |kind, body| Segment { extensions: vec![(kind, body)], ..plain(true) };
     untouched(with(FRAGMENT, vec![0, 8, 0, 0, 0, 7]).frame());
     untouched(with(51, vec![0; 22]).frame());
+    for v6 in [false, true] {
+        let mut segment = plain(v6);
+        segment.options.push((AUTHENTICATION, vec![1; 14]));
+        untouched(segment.frame());
+    }
     assert!(clamp(&mut with(FRAGMENT, vec![0, 1, 0, 0, 0, 7]).frame(), MAX), "a first fragment has the whole header");
 }
 
