@@ -166,7 +166,7 @@ fn table(stages: &[Stage], offload: Offload) -> String {
             table.add_row([stage.name.into(), format!("{ns:.0}"), format!("{least:.0} .. {most:.0}"), budget, ratio]);
         }
         if way == BESIDE {
-            let text = "a flow's queue: chosen by the kernel's flow table, nothing of ours";
+            let text = "a flow's queue: chosen by a program that the kernel runs, nothing of the shard's";
             table.add_row([text, "-"]);
         } else if complete {
             let [budget, ratio] = numbers(sum, budgets);

@@ -1,6 +1,5 @@
 //! An installed ZeroTierOne at both ends, with homes and a planet of their own; the rig's root (a Hawser) is its planet root
-//! and controller, so that nothing leaves the rig. Written from the documented command line and **untested here**: no
-//! binary of it can be had where this was written.
+//! and controller, so that nothing leaves the rig. Written from the documented command line and **never run** against the program itself.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
