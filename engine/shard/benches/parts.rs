@@ -1,7 +1,7 @@
 //! The parts of both walks that are neither cipher nor kernel: cutting a super-frame, joining segments, finding a peer
 //! among many, the tick. `cargo bench -p shard --bench parts`
 //!
-//! Which queue a flow's frames come out of is decided in the kernel (its flow table), so there is no flow hash to measure.
+//! Which queue a flow's frames come out of is decided in the kernel, by a program, so there is no flow hash to measure.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
