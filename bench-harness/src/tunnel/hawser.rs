@@ -25,7 +25,7 @@ const DIRECT_LIMIT: Duration = Duration::from_secs(30);
 pub enum Rules {
     /// The usual ethertypes, everything in them
     Accept,
-    /// A table that looks into addresses, protocols and ports, and accepts what is measured here
+    /// A table that looks into ethertypes, protocols and ports, and accepts what is measured here
     Table,
 }
 
@@ -214,7 +214,7 @@ impl Running for Pair {
     }
 }
 
-/// What a cautious operator might write: known ethertypes only, no spoofed LAN, eight closed TCP services, the rest open.
+/// What a cautious operator might write: known ethertypes only, eight closed TCP services, the rest open.
 fn rules_table() -> Value {
     let mut rules = vec![];
     for (i, ethertype) in [0x0800, 0x0806, 0x86dd].into_iter().enumerate() {
