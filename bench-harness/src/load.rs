@@ -358,7 +358,7 @@ pub fn lossless(bed: &Bed, plan: UdpPlan, ways: Ways, window: Duration) -> Resul
     for _ in 0..SEARCH_STEPS {
         let rate = (carried + not) / 2.0;
         let run = offer(Some(rate))?;
-        if run.packets > 0 && run.loss() <= LOSSLESS {
+        if run.packets > 0 && run.loss_on_the_way() <= LOSSLESS {
             // What really went through: the sender itself may have been too slow for the rate.
             carried = rate;
             best = Some((run.packets as f64 / run.seconds, run));

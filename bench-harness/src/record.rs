@@ -172,6 +172,11 @@ impl Run {
         (self.bytes > 0).then(|| self.machine_cpu_s / (self.bytes as f64 / 1e9))
     }
 
+    /// Share of what was sent that was lost before it reached the receiver's socket.
+    pub fn loss_on_the_way(&self) -> f64 {
+        self.lost.saturating_sub(self.lost_at_socket) as f64 / self.sent.max(1) as f64
+    }
+
     /// Share of what was sent that never arrived.
     pub fn loss(&self) -> f64 {
         self.lost as f64 / self.sent.max(1) as f64

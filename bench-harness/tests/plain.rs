@@ -19,7 +19,7 @@ fn the_tunnel_without_a_cipher_carries_pings_and_tcp_from_lan_to_lan() {
         let (received, ready, stop) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let transfer = std::thread::scope(|s| {
             let sink = s.spawn(|| rig.sites[1].on_host(|| measure::tcp_sink(at, &received, &ready, &stop)));
-            while !ready.load(Ordering::Acquire) {
+            while !ready.load(Ordering::Acquire) && !sink.is_finished() {
                 std::thread::yield_now();
             }
             let sent = rig.sites[0].on_host(|| measure::tcp_source(at, Duration::from_secs(1)));

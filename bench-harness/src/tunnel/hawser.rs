@@ -217,8 +217,8 @@ impl Running for Pair {
 /// What a cautious operator might write: known ethertypes only, eight closed TCP services, the rest open.
 fn rules_table() -> Value {
     let mut rules = vec![];
-    for (i, ethertype) in [0x0800, 0x0806, 0x86dd].into_iter().enumerate() {
-        rules.push(json!({"type": "MATCH_ETHERTYPE", "etherType": ethertype, "not": true, "or": false, "n": i}));
+    for ethertype in [0x0800, 0x0806, 0x86dd] {
+        rules.push(json!({"type": "MATCH_ETHERTYPE", "etherType": ethertype, "not": true, "or": false}));
     }
     rules.push(json!({"type": "ACTION_DROP"}));
     for port in [23, 25, 135, 139, 445, 1433, 3306, 3389] {
@@ -228,8 +228,5 @@ fn rules_table() -> Value {
         rules.push(json!({"type": "ACTION_DROP"}));
     }
     rules.push(json!({"type": "ACTION_ACCEPT"}));
-    for rule in &mut rules {
-        rule.as_object_mut().map(|r| r.remove("n"));
-    }
     rules.into()
 }

@@ -512,7 +512,11 @@ impl Control {
     /// Datagrams of `bytes` are too long for the way to `remote`: the kernel knows how long they may be.
     fn narrow(&mut self, now: Now, socket: SocketId, remote: SocketAddr, bytes: usize) {
         let Some(link) = self.links.get(node_socket(socket)) else { return };
-        let fits = link.payload_towards(remote).filter(|fits| *fits < bytes).unwrap_or(0);
+        // A kernel that does not say: as little as the node ever goes down to.
+        let fits = link.payload_towards(remote).unwrap_or(0);
+        if fits >= bytes {
+            return; // it is wide enough again
+        }
         if self.p.node.narrow(now, remote.ip(), fits) {
             info!(link = link.name, remote = to_text(remote), bytes, fits, "narrow path: datagrams are cut smaller");
         }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use node::LocalSocketId;
+use tracing::warn;
 use wire::endpoint::{Prefix, Scope, scope};
 
 use crate::backoff::Backoff;
@@ -272,9 +273,10 @@ impl Links {
         }
         options.reuse_port = true;
         let sockets = (0..self.shards).map(|_| uring::udp::bind(&options)).collect::<io::Result<Vec<UdpSocket>>>()?;
-        if let [first, _, ..] = sockets.as_slice() {
-            // otherwise the kernel spreads them by its own hash of the endpoints, which lanes may share
-            let _ = uring::steer::sockets(first, sockets.len());
+        if let [first, _, ..] = sockets.as_slice()
+            && let Err(error) = uring::steer::sockets(first, sockets.len())
+        {
+            warn!("datagrams are spread by the kernel's hash, so that lanes may share a packet thread: {error}");
         }
         Ok(sockets)
     }

@@ -274,6 +274,12 @@ impl Taps {
         let index = index.ok_or_else(|| failed(None, format!("TAP device {name} vanished at once")))?;
         let configured = self.netlink.configure_device(index, desired.mac, u32::from(desired.mtu)).await;
         configured.map_err(|e| failed(Some(e.errno()), format!("TAP device {name}: {e}")))?;
+        if self.queues > 1 && !tap.steered {
+            warn!(
+                device = tap.name,
+                "the kernel moves flows between packet threads as it likes: some may be reordered"
+            );
+        }
         info!(network = %id, device = tap.name, mac = %desired.mac, mtu = desired.mtu, "TAP up");
         let device = Device {
             name: tap.name.clone(),

@@ -95,15 +95,17 @@ impl World {
     /// TCP from gateway A to gateway B, [`FLOWS`] at once; every byte arrives.
     fn transfer(&self) {
         let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        let ready = [const { AtomicBool::new(false) }; FLOWS as usize];
         let moved: u64 = thread::scope(|scope| {
             let sinks: Vec<_> = (0..FLOWS)
-                .map(|n| {
-                    let (at, ready) = (SocketAddr::from(([10, 77, 0, 2], PORT + n)), AtomicBool::new(false));
+                .zip(&ready)
+                .map(|(n, ready)| {
+                    let at = SocketAddr::from(([10, 77, 0, 2], PORT + n));
                     let (received, stop, space) = (&received, &stop, &self.spaces[1]);
-                    scope.spawn(move || space.inside(|| measure::tcp_sink(at, received, &ready, stop)))
+                    scope.spawn(move || space.inside(|| measure::tcp_sink(at, received, ready, stop)))
                 })
                 .collect();
-            thread::sleep(Duration::from_millis(300));
+            self.until("the sinks", || ready.iter().all(|ready| ready.load(Ordering::Acquire)));
             let sources: Vec<_> = (0..FLOWS)
                 .map(|n| {
                     let to = SocketAddr::from(([10, 77, 0, 2], PORT + n));

@@ -188,7 +188,7 @@ fn a_flood_from_both_sides_is_forwarded_as_far_as_it_goes_and_forgotten_within_a
     // strangers' packets: the control plane had no time for them, or no room
     let strangers = world.counter(1, "queuesFull", "datagrams") + world.counter(1, "node", "waiting_full");
     assert!(strangers > 0, "{seen:?}");
-    assert!(sent.into_inner() > 2 * arrived.into_inner(), "it was no flood");
+    assert!(sent.into_inner() > arrived.into_inner(), "everything arrived: it was no flood");
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl World {
         let (received, ready, stop) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
             let sink = scope.spawn(|| self.spaces[1].inside(|| measure::tcp_sink(at, &received, &ready, &stop)));
-            while !ready.load(Ordering::Acquire) {
+            while !ready.load(Ordering::Acquire) && !sink.is_finished() {
                 thread::sleep(Duration::from_millis(10));
             }
             self.spaces[0].inside(|| measure::tcp_source(at, TRANSFER)).expect("sent");

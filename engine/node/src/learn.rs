@@ -64,6 +64,7 @@ impl Node {
             self.counters.path_unproven += 1;
             let cookie = self.random_id().to_be_bytes();
             self.send_echo(now, from, Some(arrival.path.socket), arrival.path.remote, Some(cookie));
+            self.note_echo(now, from);
         } else {
             let Path { socket, remote } = arrival.path;
             // From all links, so that each proves a path; a lane that is not the first of its link proves its own.
@@ -176,6 +177,7 @@ impl Node {
         let Some(peer) = self.peers.get(to) else { return };
         if !full && crate::peer::takes_echo(peer.version) {
             self.send_echo(now, to, socket, remote, None);
+            self.note_echo(now, to);
         } else {
             self.send_hello(now, to, None, remote);
         }

@@ -157,6 +157,10 @@ impl Node {
         if let Some(id) = self.send_straight(now, to, socket, remote, Verb::Echo, payload, false) {
             self.expectations.register(id, Verb::Echo, to, socket, Some(remote), cookie, now);
         }
+    }
+
+    /// An ECHO went out over one of the peer's paths; peers that answer few of them are asked less often.
+    pub(crate) fn note_echo(&mut self, now: Now, to: Address) {
         if let Some(peer) = self.peers.get_mut(to) {
             peer.last_echo_out.set(now.ms());
         }

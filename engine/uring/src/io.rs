@@ -35,7 +35,7 @@ const GRO_BUFFER_BYTES: usize = u16::MAX as usize + RECEIVE_PREFIX_BYTES;
 /// [`Event::SendFailed`]s waiting for the next turn; more are counted and dropped.
 const EVENTS_MAX: usize = 1024;
 /// Single reads kept armed on a TAP queue where the kernel lacks multishot reads.
-const SINGLE_READS: u16 = 16;
+pub(crate) const SINGLE_READS: u16 = 16;
 /// How long a dropped ring waits for the kernel to let go of its memory.
 const TEARDOWN_WAIT: Duration = Duration::from_secs(1);
 
@@ -117,7 +117,7 @@ pub struct Io {
     pub(crate) dead: Vec<(Port, i32)>,
     pub(crate) events: VecDeque<Event>,
     completions: Vec<Completion>,
-    waker_armed: bool,
+    pub(crate) waker_armed: bool,
     pub(crate) multishot_read: bool,
     pub(crate) min_wait: bool,
     busy_poll_refused: Option<std_io::Error>,
@@ -406,12 +406,14 @@ impl Io {
     /// the requests whose silence means success.
     fn collect(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
-        self.counters.completions_overflowed += u64::from(self.kernel.collect(&mut completions));
+        let overflowed = self.kernel.collect(&mut completions);
+        self.counters.completions_overflowed += u64::from(overflowed);
         for completion in completions.drain(..) {
             self.complete(completion);
         }
         self.completions = completions;
-        if self.kernel.took_all() {
+        // what was kept back may be a complaint
+        if self.kernel.took_all() && !overflowed {
             self.settle_sends();
             self.settle_writes();
         }

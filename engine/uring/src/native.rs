@@ -10,7 +10,7 @@ use io_uring::{
 
 use crate::{
     Config, Error, SOCKETS_MAX, TAPS_MAX,
-    io::{Port, RECEIVE_CONTROL_BYTES, RECEIVE_NAME_BYTES},
+    io::{Port, RECEIVE_CONTROL_BYTES, RECEIVE_NAME_BYTES, SINGLE_READS},
     kernel::{
         Completion, KIND_CANCEL, KIND_READ, KIND_RECEIVE, KIND_SEND, KIND_WAKE, KIND_WRITE, REQUESTS_MAX, Request,
         TAP_GROUP, UDP_GROUP, Wait, user_data,
@@ -19,8 +19,8 @@ use crate::{
     probe::{self, Setup},
 };
 
-/// Completions beyond buffers and slots: errors, cancellations, the waker.
-const CQ_SPARE: u32 = 64 + (SOCKETS_MAX + TAPS_MAX) as u32;
+/// Completions beyond buffers and slots: the ends of receives and reads, errors, cancellations, the waker.
+const CQ_SPARE: u32 = 64 + SOCKETS_MAX as u32 + TAPS_MAX as u32 * SINGLE_READS as u32;
 
 pub(crate) struct Native {
     // dropped in this order: the ring before the memory it works on

@@ -185,7 +185,15 @@ impl Ring {
             return Ok(wait);
         }
         self.io.enter(Wait::No)?; // what was committed leaves first
-        while self.io.arrived.is_empty() {
+        // that may have brought a call, or what is no arrival: not to be slept on
+        let quiet = |io: &Io| {
+            io.arrived.is_empty()
+                && io.waker_armed
+                && io.events.is_empty()
+                && io.dead.is_empty()
+                && io.sends.parked == 0
+        };
+        while quiet(&self.io) {
             if self.io.kernel.due() {
                 return Ok(Wait::No);
             }

@@ -466,8 +466,7 @@ impl Io {
 
     /// The parked send is through, or given up: those behind it are next, or given up with it.
     fn release_held(&mut self, index: u16, expired: bool) {
-        let Some(socket) = self.socket(index) else { return };
-        for slot in std::mem::take(&mut socket.held).into_iter().rev() {
+        while let Some(slot) = self.socket(index).and_then(|socket| socket.held.pop_back()) {
             if expired {
                 self.drop_send(slot, |counters| &mut counters.dropped_send_expired);
             } else {
