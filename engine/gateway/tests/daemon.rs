@@ -1,19 +1,18 @@
 //! Daemons as their operator sees them: in namespaces of their own, driven by command line, HTTP and files, carrying echo
 //! requests through TAP devices. Needs root and iproute2.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use lab::daemon::Daemon;
 use lab::measure::{PingPlan, ping};
-use lab::netns::{self, Namespace};
+use lab::netns::Namespace;
 use serde_json::{Value, json};
-
-const HAWSER: &str = env!("CARGO_BIN_EXE_hawser");
-const SOON: Duration = Duration::from_secs(20);
+use support::{HAWSER, Options, SOON, soon};
 
 fn hawser(words: &[&str]) -> Output {
     Command::new(HAWSER).args(words).output().expect("the program runs")
@@ -39,28 +38,11 @@ impl World {
 
     /// The daemons get `more` words on their command line.
     fn with(name: &str, more: &[&str]) -> World {
-        netns::check_privilege().expect("these tests make namespaces");
-        let space = |tag: &str| Namespace::new(&format!("{name}{tag}")).expect("namespace");
-        let spaces = [space("w"), space("a"), space("b")];
-        netns::bridge(&spaces[0], "br0", "10.90.0.1/24").expect("bridge");
-        for (i, ns) in spaces[1..].iter().enumerate() {
-            netns::plug(&spaces[0], "br0", (ns, "wan0", &format!("10.90.0.{}/24", i + 2))).expect("link");
-        }
-        let dir = tempfile::tempdir().expect("tempdir");
-        let planet = dir.path().join("planet").display().to_string();
-        let secret = dir.path().join("root/identity.secret").display().to_string();
-        netns::run(HAWSER, &["identity", "new", "--out", &secret]).expect("identity");
-        let root = format!("{secret}@10.90.0.1/9993");
-        netns::run(HAWSER, &["planet", "make", "--root", &root, "--out", &planet]).expect("planet");
-        let start = |ns: &Namespace, home: PathBuf| {
-            std::fs::create_dir_all(&home).expect("home");
-            std::fs::copy(&planet, home.join("planet")).expect("planet");
-            Daemon::start(Path::new(HAWSER), ns, &home, &[&["--shards", "2"], more].concat()).expect("daemon")
-        };
-        let root = start(&spaces[0], dir.path().join("root"));
-        let a = start(&spaces[1], dir.path().join("a"));
-        let b = start(&spaces[2], dir.path().join("b"));
-        World { dir, root, a, b, spaces }
+        let words = [&["--shards", "2"], more].concat();
+        let options = Options { root: &words, gateways: &words, ..Options::default() };
+        let support::World { root, gateways: [a, b], spaces: [near, far], wan, dir, .. } =
+            support::World::new(name, &options);
+        World { dir, root, a, b, spaces: [wan, near, far] }
     }
 
     /// A private network with both hosts in it; its ID and their addresses.
@@ -82,12 +64,8 @@ impl World {
     }
 }
 
-fn until(what: &str, mut probe: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !probe() {
-        assert!(Instant::now() < end, "{what} did not happen in time");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn until(what: &str, probe: impl FnMut() -> bool) {
+    assert!(soon(probe), "{what} did not happen in time");
 }
 
 fn reaches(from: &Namespace, to: IpAddr, size: usize) -> bool {

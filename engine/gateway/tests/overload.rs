@@ -1,117 +1,34 @@
 //! Far more than the gateways can carry, and narrower ways than they believe in: forwarding goes on, peers stay, and what
 //! is dropped has a name. Needs root and iproute2.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::daemon::Daemon;
-use lab::measure::{self, PingPlan, UdpPlan, ping};
-use lab::netns::{self, Namespace};
-use serde_json::{Value, json};
+use lab::measure::{self, UdpPlan};
+use serde_json::json;
+use support::{HOST_B, Options, World};
 
-const HAWSER: &str = env!("CARGO_BIN_EXE_hawser");
-const SOON: Duration = Duration::from_secs(20);
-const HOST_B: &str = "192.168.12.2";
 const PORT: u16 = 5300;
 const FLOOD: Duration = Duration::from_secs(4);
 /// What a gateway may grow by: every queue and buffer it has, filled.
 const GROWTH_MAX_KIB: u64 = 48 << 10;
 
-/// A root at 10.90.0.1, two gateways on the same Ethernet, and a LAN host behind each.
-struct World {
-    _dir: tempfile::TempDir,
-    _root: Daemon,
-    gateways: [Daemon; 2],
-    spaces: [Namespace; 2],
-    hosts: [Namespace; 2],
-    wan: Namespace,
-}
-
-impl World {
-    fn new(name: &str) -> World {
-        netns::check_privilege().expect("these tests make namespaces");
-        let space = |tag: &str| Namespace::new(&format!("{name}{tag}")).expect("namespace");
-        let (wan, spaces, hosts) = (space("w"), [space("a"), space("b")], [space("la"), space("lb")]);
-        netns::bridge(&wan, "br0", "10.90.0.1/24").expect("bridge");
-        for (i, (gateway, host)) in spaces.iter().zip(&hosts).enumerate() {
-            netns::plug(&wan, "br0", (gateway, "wan0", &format!("10.90.0.{}/24", i + 2))).expect("WAN");
-            let net = format!("192.168.{}", 11 + i);
-            netns::link((gateway, "lan0", &format!("{net}.1/24")), (host, "lan0", &format!("{net}.2/24")))
-                .expect("LAN");
-            host.ip(&["route", "add", "default", "via", &format!("{net}.1")]).expect("route");
-            gateway.sysctl("net/ipv4/ip_forward", "1").expect("forwarding");
-        }
-        let dir = tempfile::tempdir().expect("tempdir");
-        let planet = dir.path().join("planet").display().to_string();
-        let secret = dir.path().join("root/identity.secret").display().to_string();
-        netns::run(HAWSER, &["identity", "new", "--out", &secret]).expect("identity");
-        netns::run(HAWSER, &["planet", "make", "--root", &format!("{secret}@10.90.0.1/9993"), "--out", &planet])
-            .expect("planet");
-        let start = |ns: &Namespace, home: PathBuf| {
-            std::fs::create_dir_all(&home).expect("home");
-            std::fs::copy(&planet, home.join("planet")).expect("planet");
-            let conf = json!({"settings": {"interfacePrefixBlacklist": ["lan"]}});
-            std::fs::write(home.join("local.conf"), conf.to_string()).expect("local.conf");
-            Daemon::start(Path::new(HAWSER), ns, &home, &["--shards", "1"]).expect("daemon")
-        };
-        let root = start(&wan, dir.path().join("root"));
-        let mut gateways = [start(&spaces[0], dir.path().join("a")), start(&spaces[1], dir.path().join("b"))];
-        let config = json!({
-            "name": "overload",
-            "routes": [
-                {"target": "10.77.0.0/24", "via": null},
-                {"target": "192.168.11.0/24", "via": "10.77.0.1"},
-                {"target": "192.168.12.0/24", "via": "10.77.0.2"},
-            ],
-        });
-        let made = root.cli(&["controller", "network", "create", "--config", &config.to_string()]).expect("network");
-        let id = made["id"].as_str().expect("id");
-        for (i, gateway) in gateways.iter_mut().enumerate() {
-            let config = json!({"authorized": true, "ipAssignments": [format!("10.77.0.{}", i + 1)]});
-            let member = gateway.address().expect("address");
-            root.cli(&["controller", "member", "set", id, &member, "--config", &config.to_string()]).expect("member");
-            gateway.join(id, SOON).expect("joined");
-        }
-        let world = World { _dir: dir, _root: root, gateways, spaces, hosts, wan };
-        until("the hosts reach each other", || world.pings(5).answered > 0);
-        until("a direct path", || world.is_direct());
-        world
-    }
-
-    fn pings(&self, count: u64) -> measure::Pings {
-        let to: IpAddr = HOST_B.parse().expect("IP");
-        let plan = PingPlan { count, ..PingPlan::default() };
-        self.hosts[0].inside(|| ping(to, plan)).unwrap_or_default()
-    }
-
-    fn is_direct(&self) -> bool {
-        let [a, b] = &self.gateways;
-        let sees = |from: &Daemon, to: &Daemon| {
-            to.address().and_then(|to| from.direct_paths(&to)).is_ok_and(|paths| !paths.is_empty())
-        };
-        sees(a, b) && sees(b, a)
-    }
-
-    /// A counter of gateway `i`.
-    fn counter(&self, i: usize, room: &str, name: &str) -> u64 {
-        let status = self.gateways[i].status().expect("status");
-        status["counters"][room][name].as_u64().unwrap_or(0)
-    }
-
-    fn counters(&self) -> Vec<Value> {
-        self.gateways.iter().map(|gateway| gateway.status().expect("status")["counters"].clone()).collect()
-    }
-}
-
-fn until(what: &str, mut probe: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !probe() {
-        assert!(Instant::now() < end, "{what}: not in time");
-        thread::sleep(Duration::from_millis(50));
-    }
+/// Two gateways with a LAN host behind each, in one network.
+fn world(name: &str) -> World {
+    let mut world = World::new(name, &Options { lans: true, ..Options::default() });
+    world.network(&json!({
+        "name": "overload",
+        "routes": [
+            {"target": "10.77.0.0/24", "via": null},
+            {"target": "192.168.11.0/24", "via": "10.77.0.1"},
+            {"target": "192.168.12.0/24", "via": "10.77.0.2"},
+        ],
+    }));
+    world
 }
 
 /// Sets a flag when it goes, so that threads end even if the test fails.
@@ -143,9 +60,9 @@ fn junk(to: SocketAddr, destination: &str, go_on: impl Fn() -> bool) -> lab::Res
 
 #[test]
 fn a_flood_from_both_sides_is_forwarded_as_far_as_it_goes_and_forgotten_within_a_second() {
-    let world = World::new("flood");
+    let world = world("flood");
     let before: Vec<u64> = world.gateways.iter().map(|gateway| measure::rss_kib(gateway.pid())).collect();
-    let sink: SocketAddr = format!("{HOST_B}:{PORT}").parse().expect("address");
+    let sink = SocketAddr::from((HOST_B, PORT));
     let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let (arrived, sent) = (AtomicU64::new(0), AtomicU64::new(0));
     let (far, wan) = (world.gateways[1].address().expect("address"), SocketAddr::from(([10, 90, 0, 3], 9993)));
@@ -159,7 +76,7 @@ fn a_flood_from_both_sides_is_forwarded_as_far_as_it_goes_and_forgotten_within_a
             };
             hosts[1].inside(|| measure::udp_sink(sink, ready, stop, take)).expect("sink");
         });
-        until("the sink", || ready.load(Ordering::Relaxed));
+        world.until("the sink", || ready.load(Ordering::Relaxed));
         let plan = UdpPlan { size: 1200, packets_per_s: None, gso: true };
         scope.spawn(move || hosts[0].inside(|| measure::udp_pour(sink, plan, sent, go_on)).expect("flood"));
         scope.spawn(|| world.wan.inside(|| junk(wan, &far, go_on)).expect("junk"));
@@ -174,7 +91,7 @@ fn a_flood_from_both_sides_is_forwarded_as_far_as_it_goes_and_forgotten_within_a
     });
     thread::sleep(Duration::from_secs(1));
     let after = world.pings(50);
-    let seen = world.counters();
+    let seen = world.counters().map(|seen| seen.expect("status"));
     eprintln!("arrived per second {rates:?} of {} sent in all\n{seen:?}", sent.load(Ordering::Relaxed));
     assert!(rates.iter().all(|rate| *rate > 0), "{rates:?}");
     assert_eq!(after.lost(), 0, "{after:?}");
@@ -193,26 +110,26 @@ fn a_flood_from_both_sides_is_forwarded_as_far_as_it_goes_and_forgotten_within_a
 
 #[test]
 fn a_transfer_goes_on_in_smaller_datagrams_after_its_way_became_narrower() {
-    let world = World::new("narrow");
-    let sink: SocketAddr = format!("{HOST_B}:{PORT}").parse().expect("address");
+    let world = world("narrow");
+    let sink = SocketAddr::from((HOST_B, PORT));
     let (received, ready, stop) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
     let go_on = || !stop.load(Ordering::Relaxed);
     thread::scope(|scope| {
         let _end = Raise(&stop);
         let (hosts, received, ready, stop) = (&world.hosts, &received, &ready, &stop);
         let drain = scope.spawn(move || hosts[1].inside(|| measure::tcp_sink(sink, received, ready, stop)));
-        until("the sink", || ready.load(Ordering::Relaxed));
+        world.until("the sink", || ready.load(Ordering::Relaxed));
         scope.spawn(move || hosts[0].inside(|| measure::tcp_pour(sink, go_on)).expect("transfer"));
         let more = || {
             let so_far = received.load(Ordering::Relaxed);
-            until("bytes arrive", || received.load(Ordering::Relaxed) > so_far + (8 << 20));
+            world.until("bytes arrive", || received.load(Ordering::Relaxed) > so_far + (8 << 20));
         };
         more();
         for gateway in &world.spaces {
             gateway.ip(&["link", "set", "wan0", "mtu", "1400"]).expect("narrower");
         }
         more();
-        until("A notices", || world.counter(0, "node", "narrowed") > 0);
+        world.until("A notices", || world.counter(0, "node", "narrowed") > 0);
         // no longer in pieces made by the kernel
         let refused = world.counter(0, "rings", "gso_refused");
         more();

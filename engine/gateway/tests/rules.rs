@@ -1,19 +1,17 @@
 //! One pair of gateways on a network with rules: what they allow takes the packet threads, what they forbid is dropped
 //! there and counted, and other rules are in force as soon as the controller says so. Needs root and iproute2.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+mod support;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lab::daemon::Daemon;
-use lab::measure::{self, PingPlan, ping};
-use lab::netns::{self, Namespace};
+use lab::measure;
 use serde_json::json;
+use support::{GATEWAY_B, Options, World};
 
-const HAWSER: &str = env!("CARGO_BIN_EXE_hawser");
-const SOON: Duration = Duration::from_secs(20);
 const TRANSFER: Duration = Duration::from_secs(1);
 const ALLOWED: u16 = 5300;
 /// Where nobody may send to.
@@ -21,82 +19,16 @@ const FORBIDDEN: u16 = 5400;
 /// What nobody takes in.
 const REFUSED: u16 = 5401;
 
-/// A root at 10.90.0.1 and two gateways on the same Ethernet that reach each other directly.
-struct World {
-    _dir: tempfile::TempDir,
-    root: Daemon,
-    id: String,
-    gateways: [Daemon; 2],
-    spaces: [Namespace; 2],
-    _wan: Namespace,
-}
-
 impl World {
-    fn new(name: &str) -> World {
-        netns::check_privilege().expect("these tests make namespaces");
-        let space = |tag: &str| Namespace::new(&format!("{name}{tag}")).expect("namespace");
-        let (wan, spaces) = (space("w"), [space("a"), space("b")]);
-        netns::bridge(&wan, "br0", "10.90.0.1/24").expect("bridge");
-        for (i, gateway) in spaces.iter().enumerate() {
-            netns::plug(&wan, "br0", (gateway, "wan0", &format!("10.90.0.{}/24", i + 2))).expect("WAN");
-        }
-        let dir = tempfile::tempdir().expect("tempdir");
-        let planet = dir.path().join("planet").display().to_string();
-        let secret = dir.path().join("root/identity.secret").display().to_string();
-        netns::run(HAWSER, &["identity", "new", "--out", &secret]).expect("identity");
-        netns::run(HAWSER, &["planet", "make", "--root", &format!("{secret}@10.90.0.1/9993"), "--out", &planet])
-            .expect("planet");
-        let start = |ns: &Namespace, home: PathBuf, more: &[&str]| {
-            std::fs::create_dir_all(&home).expect("home");
-            std::fs::copy(&planet, home.join("planet")).expect("planet");
-            Daemon::start(Path::new(HAWSER), ns, &home, more).expect("daemon")
-        };
-        let root = start(&wan, dir.path().join("root"), &["--shards", "1"]);
-        let mut gateways =
-            [0, 1].map(|i| start(&spaces[i], dir.path().join(format!("gateway{i}")), &["--shards", "2"]));
-        let config =
-            json!({"name": "rules", "routes": [{"target": "10.77.0.0/24", "via": null}], "rules": rules(FORBIDDEN)});
-        let made = root.cli(&["controller", "network", "create", "--config", &config.to_string()]).expect("network");
-        let id = made["id"].as_str().expect("id").to_owned();
-        for (i, gateway) in gateways.iter_mut().enumerate() {
-            let config = json!({"authorized": true, "ipAssignments": [format!("10.77.0.{}", i + 1)]});
-            let member = gateway.address().expect("address");
-            root.cli(&["controller", "member", "set", &id, &member, "--config", &config.to_string()]).expect("member");
-            gateway.join(&id, SOON).expect("joined");
-        }
-        let world = World { _dir: dir, root, id, gateways, spaces, _wan: wan };
-        world.until("a direct path", || {
-            let far = world.gateways[1].address().expect("address");
-            world.pings() > 0 && world.gateways[0].direct_paths(&far).is_ok_and(|paths| !paths.is_empty())
-        });
-        world
-    }
-
-    fn until(&self, what: &str, mut probe: impl FnMut() -> bool) {
-        let end = Instant::now() + SOON;
-        while !probe() {
-            let counters = self.gateways.each_ref().map(|g| g.status().map(|s| s["counters"].clone()));
-            assert!(Instant::now() < end, "{what}: not in time; {counters:#?}");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn pings(&self) -> u64 {
-        let to = IpAddr::from([10, 77, 0, 2]);
-        let plan = PingPlan { count: 3, timeout: Duration::from_secs(1), ..PingPlan::default() };
-        self.spaces[0].inside(|| ping(to, plan)).unwrap_or_default().answered
-    }
-
     /// A counter of gateway `i`, of all its packet threads, when it has come to rest.
     fn count(&self, i: usize, name: &str) -> u64 {
         thread::sleep(Duration::from_millis(300));
-        let status = self.gateways[i].status().expect("status");
-        status["counters"]["shards"][name].as_u64().unwrap_or(0)
+        self.counter(i, "shards", name)
     }
 
     /// Host A can connect to host B, where somebody listens.
     fn connects(&self, port: u16) -> bool {
-        let at = SocketAddr::from(([10, 77, 0, 2], port));
+        let at = SocketAddr::from((GATEWAY_B, port));
         let _listener = self.spaces[1].inside(|| Ok(TcpListener::bind(at))).expect("inside").expect("listens");
         let connect = || Ok(TcpStream::connect_timeout(&at, Duration::from_millis(700)).is_ok());
         self.spaces[0].inside(connect).expect("inside")
@@ -104,7 +36,7 @@ impl World {
 
     /// TCP from host A to host B. Bytes that arrived.
     fn transfer(&self) -> u64 {
-        let at = SocketAddr::from(([10, 77, 0, 2], ALLOWED));
+        let at = SocketAddr::from((GATEWAY_B, ALLOWED));
         let (received, ready, stop) = (AtomicU64::new(0), AtomicBool::new(false), AtomicBool::new(false));
         thread::scope(|scope| {
             let sink = scope.spawn(|| self.spaces[1].inside(|| measure::tcp_sink(at, &received, &ready, &stop)));
@@ -133,7 +65,9 @@ fn rules(port: u16) -> serde_json::Value {
 
 #[test]
 fn what_rules_allow_takes_the_packet_threads_and_what_they_forbid_is_dropped_there() {
-    let world = World::new("rules");
+    let mut world = World::new("rules", &Options { gateways: &["--shards", "2"], ..Options::default() });
+    let routes = json!([{"target": "10.77.0.0/24", "via": null}]);
+    let id = world.network(&json!({"name": "rules", "routes": routes, "rules": rules(FORBIDDEN)}));
     let before = [world.count(0, "frames_out"), world.count(0, "control_frames"), world.count(1, "control_opened")];
     let bytes = world.transfer();
     let after = [world.count(0, "frames_out"), world.count(0, "control_frames"), world.count(1, "control_opened")];
@@ -147,7 +81,7 @@ fn what_rules_allow_takes_the_packet_threads_and_what_they_forbid_is_dropped_the
     assert!(!world.connects(REFUSED) && world.count(1, "filtered_in") > 0, "stopped where it arrives");
 
     let config = json!({ "rules": rules(ALLOWED) }).to_string();
-    world.root.cli(&["controller", "network", "set", &world.id, "--config", &config]).expect("other rules");
+    world.root.cli(&["controller", "network", "set", &id, "--config", &config]).expect("other rules");
     world.until("other rules", || world.connects(FORBIDDEN));
     let frames = world.count(0, "control_frames");
     assert!(!world.connects(ALLOWED), "forbidden now");
