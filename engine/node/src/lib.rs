@@ -104,6 +104,8 @@ pub struct Node {
     own: Arc<SecretIdentity>,
     settings: Settings,
     rng: StdRng,
+    /// Which of an upstream's endpoints is greeted next: at first any, then one after the other.
+    endpoint_turn: usize,
     sockets: BTreeMap<LocalSocketId, Socket>,
     /// Addresses and prefixes of our own overlay interfaces: never the way to a peer.
     overlay: Vec<Prefix>,
@@ -140,6 +142,7 @@ impl Node {
     /// A node with this identity, no world, no sockets. `seed` must be unpredictable to others.
     pub fn new(now: Now, own: Arc<SecretIdentity>, settings: Settings, seed: [u8; 32]) -> Node {
         let mut rng = StdRng::from_seed(seed);
+        let endpoint_turn = rng.next_u32() as usize;
         let reassembler = Reassembler::new(rng.next_u64());
         Node {
             settings,
@@ -172,6 +175,7 @@ impl Node {
             halted: false,
             own,
             rng,
+            endpoint_turn,
         }
     }
 

@@ -169,6 +169,7 @@ impl Node {
     // spec: paths, "Contacting upstreams", Gateway: ECHO 14 s, HELLO 60 s, no WHOIS trick
     pub(crate) fn contact_upstreams(&mut self, now: Now) {
         let upstreams: Vec<_> = self.roots.upstreams().map(|(a, u)| (a, u.endpoints.clone())).collect();
+        self.endpoint_turn = self.endpoint_turn.wrapping_add(1);
         for (address, endpoints) in upstreams {
             self.contact_upstream(now, address, &endpoints);
         }
@@ -189,8 +190,7 @@ impl Node {
                 continue;
             }
             let of_family: Vec<SocketAddr> = endpoints.iter().copied().filter(|e| e.is_ipv4() == ipv4).collect();
-            let pick = self.random_below(of_family.len() as u64) as usize;
-            if let Some(&remote) = of_family.get(pick) {
+            if let Some(&remote) = of_family.get(self.endpoint_turn % of_family.len().max(1)) {
                 self.send_hello(now, address, None, remote);
             }
         }

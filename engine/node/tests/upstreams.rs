@@ -444,3 +444,19 @@ fn a_relay_that_hides_its_hops_does_not_become_the_path_of_those_behind_it() {
     assert!(b.paths(p).is_empty());
     assert!(b.take_to(p).is_empty(), "and no challenge, which the relay would pass on too");
 }
+
+#[test]
+fn every_endpoint_of_a_silent_root_has_its_turn() {
+    let mut b = Bench::new(1);
+    let root = b.actor(2);
+    let endpoints = ["44.1.1.1:9993", "44.1.1.2:9993", "44.1.1.3:9993", "44.1.1.4:9993"];
+    b.install_planet(&[(root, &endpoints)]);
+    b.sockets(&[5]);
+    b.take();
+    let mut greeted = std::collections::BTreeSet::new();
+    for _ in 0..endpoints.len() {
+        b.advance(6000); // one ping check, jitter included
+        greeted.extend(b.take_to(root).iter().filter(|s| s.verb == Some(Verb::Hello)).map(|s| s.remote));
+    }
+    assert_eq!(greeted.len(), endpoints.len(), "{greeted:?}");
+}
