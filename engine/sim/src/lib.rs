@@ -1,18 +1,20 @@
-//! A deterministic world for tests: a virtual clock, hosts with sockets, and an internet between them that delays,
-//! loses, repeats and reorders by seed. Real [`node::Node`]s run in it, unchanged.
+//! A deterministic world for tests: a virtual clock, hosts with sockets, an internet between them that delays, loses,
+//! repeats and reorders by seed, and routers that translate addresses. Real [`node::Node`]s run in it, unchanged.
 //!
 //! The same seed gives the same run, datagram by datagram ([`World::trace`]). Only tests see this room; it must never
 //! know a real clock, socket or thread.
 
 mod host;
 mod link;
+mod nat;
 mod stack;
 mod world;
 
 pub use host::{Beside, Host, HostId};
 pub use link::Link;
+pub use nat::{Filter, Mapping, Nat, NatDrops, NatKind, Ports, Unsolicited};
 pub use stack::{Stack, arp_request, ethernet, icmp_echo};
-pub use world::World;
+pub use world::{Lost, Realm, World};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

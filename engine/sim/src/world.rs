@@ -1,5 +1,5 @@
-//! The world itself: what is on its way, who is due next, and what the internet does to datagrams. Everything happens
-//! in one order, by virtual time and then by the order in which it was caused.
+//! The world itself: what is on its way, who is due next, and what the internet and the routers before it do to
+//! datagrams. Everything happens in one order, by virtual time and then by the order in which it was caused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -11,18 +11,64 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use wire::{NetworkId, Now, SecretIdentity};
 
-use crate::{Beside, Host, HostId, Link};
+use crate::link::Loss;
+use crate::{Beside, Host, HostId, Link, Nat, NatKind};
 
 /// UDP payloads above this never reach a ZeroTierOne node; nobody should send them. bytes
 const DATAGRAM_MAX: usize = 1500;
 /// How long a proof of work takes a worker.
 const PROOF: Duration = Duration::from_millis(25);
-/// Routers between any two hosts: a datagram with a smaller TTL dies on the way.
+/// Routers of the internet between any two addresses: a datagram that has no more TTL than that dies on the way.
 const ROUTERS: u8 = 5;
+/// TTL of datagrams that ask for none.
+const USUAL_TTL: u8 = 64;
+
+/// Where an address means something: the internet, or the network behind a router that translates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Realm(usize);
+
+impl Realm {
+    /// The internet. // RFC 2663 calls both kinds realms.
+    pub const INTERNET: Realm = Realm(0);
+}
+
+/// What became of datagrams that did not arrive; a router's own reasons are [`Nat::drops`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// By the odds of a link.
+    pub odds: u64,
+    /// Their TTL ended between the routers.
+    pub ttl: u64,
+    /// Longer than a link's MTU.
+    pub mtu: u64,
+    /// The queue before a link was full.
+    pub queue: u64,
+    /// Nothing passes there: [`World::block`].
+    pub blocked: u64,
+    /// Nobody has that address.
+    pub nowhere: u64,
+    /// A router let them not through.
+    pub nat: u64,
+}
+
+/// A datagram on its way, with the addresses that it has on this stretch.
+struct Packet {
+    from: SocketAddr,
+    to: SocketAddr,
+    ttl: u8,
+    datagram: Vec<u8>,
+}
 
 enum Happening {
-    Arrival { to: SocketAddr, from: SocketAddr, datagram: Vec<u8> },
+    Arrival { realm: Realm, packet: Packet },
     Proof { host: HostId, ticket: u64 },
+}
+
+/// A router and the networks on its two sides.
+struct Router {
+    nat: Nat,
+    outside: Realm,
+    link: Link,
 }
 
 /// Hosts and the internet between them.
@@ -30,14 +76,20 @@ pub struct World {
     now: Now,
     rng: StdRng,
     hosts: Vec<Host>,
-    addresses: BTreeMap<SocketAddr, (HostId, LocalSocketId)>,
+    addresses: BTreeMap<(Realm, SocketAddr), (HostId, LocalSocketId)>,
+    realms: BTreeMap<LocalSocketId, Realm>,
+    /// The one of realm n is at n - 1.
+    routers: Vec<Router>,
     happenings: BTreeMap<(u64, u64), Happening>,
     serial: u64,
     default_link: Link,
     links: BTreeMap<(IpAddr, IpAddr), Link>,
     blocked: BTreeSet<(IpAddr, IpAddr)>,
+    /// When each direction of a way with a rate is free again; as many as there are such ways.
+    busy_until_us: BTreeMap<(Realm, IpAddr, IpAddr), u64>,
     trace: u64,
     datagrams: u64,
+    lost: Lost,
 }
 
 fn pair(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
@@ -52,13 +104,17 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             hosts: Vec::new(),
             addresses: BTreeMap::new(),
+            realms: BTreeMap::new(),
+            routers: Vec::new(),
             happenings: BTreeMap::new(),
             serial: 0,
             default_link: Link::delay_ms(10),
             links: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            busy_until_us: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             datagrams: 0,
+            lost: Lost::default(),
         }
     }
 
@@ -77,8 +133,49 @@ impl World {
         self.datagrams
     }
 
-    /// Adds a host with these local addresses, one link each.
+    /// What was lost so far.
+    pub fn lost(&self) -> Lost {
+        self.lost
+    }
+
+    /// Puts a router with this external address into `outside`, which may be behind another one; returns the network
+    /// behind it, whose links take 1 ms.
+    pub fn add_nat(&mut self, outside: Realm, external: &str, kind: NatKind) -> Realm {
+        let external = external.parse().expect("an address without a port");
+        let nat = Nat::new(kind, external, &mut self.rng);
+        self.routers.push(Router { nat, outside, link: Link::delay_ms(1) });
+        Realm(self.routers.len())
+    }
+
+    /// The network that a host's first socket is in.
+    pub fn realm(&self, host: HostId) -> Realm {
+        let first = self.hosts[host.0].sockets.keys().next();
+        first.and_then(|socket| self.realms.get(socket)).copied().unwrap_or_default()
+    }
+
+    /// The router before a network other than the internet.
+    pub fn nat(&self, realm: Realm) -> &Nat {
+        &self.routers[realm.0 - 1].nat
+    }
+
+    /// The router before a network restarts and has forgotten every mapping.
+    pub fn restart_nat(&mut self, realm: Realm) {
+        self.routers[realm.0 - 1].nat.forget(&mut self.rng);
+    }
+
+    /// Adds a host with these local addresses on the internet, one link each.
     pub fn add_host(&mut self, identity: Arc<SecretIdentity>, settings: Settings, addresses: &[&str]) -> HostId {
+        self.add_host_in(Realm::INTERNET, identity, settings, addresses)
+    }
+
+    /// Adds a host with these local addresses in a network, one link each.
+    pub fn add_host_in(
+        &mut self,
+        realm: Realm,
+        identity: Arc<SecretIdentity>,
+        settings: Settings,
+        addresses: &[&str],
+    ) -> HostId {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let id = HostId(self.hosts.len());
@@ -93,17 +190,23 @@ impl World {
             beside: None,
         });
         for address in addresses {
-            self.add_socket(id, address);
+            self.add_socket_in(realm, id, address);
         }
         id
     }
 
-    /// Gives a host another socket, on a link of its own.
+    /// Gives a host another socket on the internet, on a link of its own.
     pub fn add_socket(&mut self, host: HostId, address: &str) -> LocalSocketId {
+        self.add_socket_in(Realm::INTERNET, host, address)
+    }
+
+    /// Gives a host another socket in a network, on a link of its own.
+    pub fn add_socket_in(&mut self, realm: Realm, host: HostId, address: &str) -> LocalSocketId {
         let local: SocketAddr = address.parse().expect("an address with a port");
         self.serial += 1;
         let id = LocalSocketId(self.serial);
-        self.addresses.insert(local, (host, id));
+        self.addresses.insert((realm, local), (host, id));
+        self.realms.insert(id, realm);
         self.hosts[host.0].sockets.insert(id, local);
         let socket = Socket { id, local, link: format!("link-{}", local.ip()) };
         self.with(host, |node, now| node.add_socket(now, socket));
@@ -112,8 +215,8 @@ impl World {
 
     /// Takes a socket away, as when its interface goes down.
     pub fn remove_socket(&mut self, host: HostId, id: LocalSocketId) {
-        if let Some(local) = self.hosts[host.0].sockets.remove(&id) {
-            self.addresses.remove(&local);
+        if let (Some(local), Some(realm)) = (self.hosts[host.0].sockets.remove(&id), self.realms.remove(&id)) {
+            self.addresses.remove(&(realm, local));
         }
         self.with(host, |node, now| node.remove_socket(now, id));
     }
@@ -123,17 +226,22 @@ impl World {
         self.hosts[host.0].beside = Some(controller);
     }
 
-    /// How all links behave that have no behaviour of their own.
+    /// How all links of the internet behave that have no behaviour of their own.
     pub fn set_default_link(&mut self, link: Link) {
         self.default_link = link;
     }
 
-    /// How the way between two IP addresses behaves.
+    /// How the links of a network other than the internet behave, those to its router too.
+    pub fn set_link_in(&mut self, realm: Realm, link: Link) {
+        self.routers[realm.0 - 1].link = link;
+    }
+
+    /// How the way between two IP addresses of the internet behaves.
     pub fn set_link(&mut self, a: IpAddr, b: IpAddr, link: Link) {
         self.links.insert(pair(a, b), link);
     }
 
-    /// From now on nothing passes between two IP addresses, either way.
+    /// From now on nothing passes between two IP addresses of the internet, either way.
     pub fn block(&mut self, a: IpAddr, b: IpAddr) {
         self.blocked.insert(pair(a, b));
     }
@@ -220,11 +328,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Arrival { to, from, mut datagram } => {
-                if let Some(&(host, socket)) = self.addresses.get(&to) {
-                    self.with(host, |node, now| node.handle_datagram(now, socket, from, &mut datagram));
-                }
-            }
+            Happening::Arrival { realm, packet } => self.arrive(realm, packet),
             Happening::Proof { host, ticket } => self.with(host, |node, now| node.handle_proof(now, ticket, true)),
         }
     }
@@ -282,20 +386,74 @@ impl World {
     ) {
         assert!(datagram.len() <= DATAGRAM_MAX, "a datagram of {} bytes", datagram.len());
         let host = &self.hosts[id.0];
-        let from: Vec<SocketAddr> = match socket {
-            Some(socket) => host.sockets.get(&socket).copied().into_iter().collect(),
-            None => host.node.fan_out(remote).into_iter().filter_map(|s| host.sockets.get(&s).copied()).collect(),
-        };
-        for local in from.into_iter().filter(|local| local.is_ipv4() == remote.is_ipv4()) {
+        let sockets = socket.map_or_else(|| host.node.fan_out(remote), |socket| vec![socket]);
+        let place = |s: LocalSocketId| Some((*self.realms.get(&s)?, *host.sockets.get(&s)?));
+        let from: Vec<(Realm, SocketAddr)> = sockets.into_iter().filter_map(place).collect();
+        for (realm, local) in from.into_iter().filter(|(_, local)| local.is_ipv4() == remote.is_ipv4()) {
             self.record(local, remote, &datagram);
-            if ttl.is_some_and(|ttl| ttl < ROUTERS) || self.blocked.contains(&pair(local.ip(), remote.ip())) {
-                continue;
+            let ttl = ttl.unwrap_or(USUAL_TTL);
+            self.travel(realm, Packet { from: local, to: remote, ttl, datagram: datagram.clone() });
+        }
+    }
+
+    /// One stretch of the way: from whoever has `packet` now to a host or router of that network.
+    fn travel(&mut self, realm: Realm, mut packet: Packet) {
+        let (from, to) = (packet.from.ip(), packet.to.ip());
+        let mut link = self.default_link;
+        if realm == Realm::INTERNET {
+            if packet.ttl <= ROUTERS {
+                return self.lost.ttl += 1;
             }
-            let link = self.links.get(&pair(local.ip(), remote.ip())).copied().unwrap_or(self.default_link);
-            for delay_us in link.arrivals(&mut self.rng) {
-                let arrival = Happening::Arrival { to: remote, from: local, datagram: datagram.clone() };
-                self.schedule(self.now.mono_us + delay_us, arrival);
+            packet.ttl -= ROUTERS;
+            if self.blocked.contains(&pair(from, to)) {
+                return self.lost.blocked += 1;
             }
+            link = self.links.get(&pair(from, to)).copied().unwrap_or(link);
+        } else {
+            link = self.routers[realm.0 - 1].link;
+        }
+        let now_us = self.now.mono_us;
+        let mut free = now_us;
+        let way = (realm, from, to);
+        let busy_until_us = if link.rate_bps > 0 { self.busy_until_us.entry(way).or_default() } else { &mut free };
+        match link.arrivals(now_us, packet.datagram.len(), busy_until_us, &mut self.rng) {
+            Err(Loss::Odds) => self.lost.odds += 1,
+            Err(Loss::Queue) => self.lost.queue += 1,
+            Err(Loss::Mtu) => self.lost.mtu += 1,
+            Ok(arrivals) => {
+                for at_us in arrivals {
+                    let packet = Packet { datagram: packet.datagram.clone(), ..packet };
+                    self.schedule(at_us, Happening::Arrival { realm, packet });
+                }
+            }
+        }
+    }
+
+    /// The end of a stretch: a host that has the address, a router that has it outside, or the router towards outside.
+    fn arrive(&mut self, realm: Realm, mut packet: Packet) {
+        if let Some(&(host, socket)) = self.addresses.get(&(realm, packet.to)) {
+            return self.with(host, |node, now| node.handle_datagram(now, socket, packet.from, &mut packet.datagram));
+        }
+        let owner = |r: &Router| r.outside == realm && r.nat.external() == packet.to.ip();
+        let inside = self.routers.iter().position(owner);
+        let Some(router) = inside.or(realm.0.checked_sub(1)) else { return self.lost.nowhere += 1 };
+        packet.ttl -= 1;
+        if packet.ttl == 0 {
+            return self.lost.ttl += 1;
+        }
+        let (from, to, now_us) = (packet.from, packet.to, self.now.mono_us);
+        let Router { nat, outside, .. } = &mut self.routers[router];
+        let behind = Realm(router + 1);
+        let translated = if inside.is_some() {
+            nat.inbound(now_us, from, to.port()).map(|to| (behind, from, to))
+        } else if to.ip() == nat.external() {
+            nat.hairpin(now_us, from, to.port(), &mut self.rng).map(|(from, to)| (behind, from, to))
+        } else {
+            nat.outbound(now_us, from, to, &mut self.rng).map(|from| (*outside, from, to))
+        };
+        match translated {
+            Some((realm, from, to)) => self.travel(realm, Packet { from, to, ..packet }),
+            None => self.lost.nat += 1,
         }
     }
 

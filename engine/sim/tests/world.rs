@@ -102,7 +102,7 @@ fn multicast_reaches_every_member_and_nobody_else() {
 #[test]
 fn everything_works_under_loss_disorder_and_repetition() {
     let mut lab = network_of(5, 3);
-    let bad = Link { delay_us: 15_000, jitter_us: 20_000, loss_ppm: 50_000, repeat_ppm: 50_000 };
+    let bad = Link { jitter_us: 20_000, loss_ppm: 50_000, repeat_ppm: 50_000, ..Link::delay_ms(15) };
     lab.world.set_default_link(bad);
     lab.join_all(30_000);
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
@@ -130,7 +130,12 @@ fn everything_works_under_loss_disorder_and_repetition() {
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let run = |seed| {
         let mut lab = network_of(seed, 3);
-        lab.world.set_default_link(Link { delay_us: 15_000, jitter_us: 9_000, loss_ppm: 20_000, repeat_ppm: 10_000 });
+        lab.world.set_default_link(Link {
+            jitter_us: 9_000,
+            loss_ppm: 20_000,
+            repeat_ppm: 10_000,
+            ..Link::delay_ms(15)
+        });
         lab.join_all(30_000);
         lab.first_ping(0, 1, 100, 10_000);
         lab.world.run_ms(70_000);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use controller::{Controller, MemoryStorage, Output, Request};
 use node::Settings;
 use serde_json::json;
-use sim::{Beside, HostId, Stack, World, identity, planet};
+use sim::{Beside, HostId, Realm, Stack, World, identity, planet};
 use wire::{Address, Identity, Mac, NetworkId, Now, SecretIdentity, Verb};
 
 pub const ROOT: &str = "44.0.0.1:9993";
@@ -70,8 +70,13 @@ pub fn at(n: usize) -> String {
     format!("44.0.{}.1:9993", n + 1)
 }
 
-/// A root, and `n` leaves that know its planet.
+/// A root, and `n` leaves that know its planet, on the internet.
 pub fn planet_of(seed: u64, leaves: usize) -> Lab {
+    planet_with(seed, leaves, |_, n| (Realm::INTERNET, at(n)))
+}
+
+/// The same, but each leaf sits in the network and has the address that `place` says.
+fn planet_with(seed: u64, leaves: usize, place: impl Fn(&mut World, usize) -> (Realm, String)) -> Lab {
     let mut world = World::new(seed);
     let root_identity = identity(1);
     let bytes = planet(&[(root_identity.public(), vec![ROOT.parse().unwrap()])]).to_bytes();
@@ -82,7 +87,8 @@ pub fn planet_of(seed: u64, leaves: usize) -> Lab {
         Lab { world, root, leaves: Vec::new(), network: NetworkId(0), identities: Vec::new(), controller: None };
     for n in 0..leaves {
         let own = identity(10 + n as u64);
-        let leaf = lab.world.add_host(own.clone(), Settings::default(), &[&at(n)]);
+        let (realm, address) = place(&mut lab.world, n);
+        let leaf = lab.world.add_host_in(realm, own.clone(), Settings::default(), &[&address]);
         lab.world.with(leaf, |node, now| node.restore_planet(now, &bytes)).unwrap();
         lab.leaves.push(leaf);
         lab.identities.push(own);
@@ -92,7 +98,12 @@ pub fn planet_of(seed: u64, leaves: usize) -> Lab {
 
 /// The same with a private network 10.77.0.0/24 of which every leaf is a member; nobody has joined yet.
 pub fn network_of(seed: u64, leaves: usize) -> Lab {
-    let mut lab = planet_of(seed, leaves);
+    network_with(seed, leaves, |_, n| (Realm::INTERNET, at(n)))
+}
+
+/// The same, but each leaf sits in the network and has the address that `place` says.
+pub fn network_with(seed: u64, leaves: usize, place: impl Fn(&mut World, usize) -> (Realm, String)) -> Lab {
+    let mut lab = planet_with(seed, leaves, place);
     let now = lab.world.now();
     let mut controller = Controller::new(identity(1), MemoryStorage::default(), seed, now);
     let body = json!({

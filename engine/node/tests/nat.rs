@@ -1,0 +1,218 @@
+//! Two real nodes behind routers that translate addresses, a root and controller on the internet: who goes direct, how
+//! soon, and that everybody else stays reachable by relay. // spec: paths, "NAT traversal as a whole"
+
+#[path = "../../sim/tests/common/mod.rs"]
+mod lab;
+
+use lab::{Lab, network_with};
+use node::Event;
+use sim::{Link, NatKind, Ports, Realm, Unsolicited, World};
+
+/// What a leaf is behind.
+#[derive(Clone, Copy, PartialEq)]
+enum Behind {
+    Nothing,
+    Nat(NatKind),
+}
+
+const KINDS: [(&str, Behind); 6] = [
+    ("public", Behind::Nothing),
+    ("full cone", Behind::Nat(NatKind::full_cone())),
+    ("address-restricted", Behind::Nat(NatKind::address_restricted())),
+    ("port-restricted", Behind::Nat(NatKind::port_restricted())),
+    ("symmetric, in sequence", Behind::Nat(NatKind::symmetric(Ports::Sequential))),
+    ("symmetric, at random", Behind::Nat(NatKind::symmetric(Ports::Random))),
+];
+
+/// Virtual time that a pair has. ms
+const LIMIT_MS: u64 = 30_000;
+/// Each way has a frame this often. ms
+const FRAME_MS: u64 = 100;
+
+/// Leaf `n` at home behind a router at `external` in `outside`.
+fn home(world: &mut World, n: usize, outside: Realm, external: &str, kind: NatKind) -> (Realm, String) {
+    (world.add_nat(outside, external, kind), format!("192.168.{}.10:9993", 10 + n))
+}
+
+/// Two members of a network, each behind what is said.
+fn pair(seed: u64, behind: [Behind; 2]) -> Lab {
+    let lab = network_with(seed, 2, |world, n| match behind[n] {
+        Behind::Nothing => (Realm::INTERNET, lab::at(n)),
+        Behind::Nat(kind) => home(world, n, Realm::INTERNET, &format!("44.0.{}.1", n + 1), kind),
+    });
+    settle(lab)
+}
+
+/// Everybody joins, and the root knows who listens to which group.
+fn settle(mut lab: Lab) -> Lab {
+    // The root takes one new identity per /24 and 2 s, and who was refused asks again after 5 s.
+    lab.join_all(10_000);
+    lab.world.run_ms(1000);
+    lab
+}
+
+/// Two members of a network in homes of this kind, both behind a carrier's router of that kind.
+fn behind_one_carrier(home_kind: NatKind, carrier_kind: NatKind) -> Lab {
+    let carrier = std::cell::OnceCell::new();
+    let lab = network_with(1, 2, |world, n| {
+        let carrier = *carrier.get_or_init(|| world.add_nat(Realm::INTERNET, "44.7.7.7", carrier_kind));
+        home(world, n, carrier, &format!("100.64.0.{}", n + 1), home_kind)
+    });
+    settle(lab)
+}
+
+/// Leaf 0 begins, then frames go both ways until both are direct. Milliseconds from the first frame, unless they never
+/// are.
+fn meet(lab: &mut Lab) -> Option<u64> {
+    let start = lab.world.now().ms();
+    assert!(lab.first_ping(0, 1, 56, 5000).is_some(), "reachable from the start");
+    let stacks = [lab.stack(0), lab.stack(1)];
+    for number in 0..(LIMIT_MS / FRAME_MS) as u16 {
+        if lab.direct(0, 1) && lab.direct(1, 0) {
+            let went = |n: usize| lab.world.last_event(lab.leaves[n], |e| is_direct(e, lab.address(1 - n)));
+            return Some(went(0).max(went(1))? - start);
+        }
+        for n in [0, 1] {
+            let ping = sim::icmp_echo(stacks[n], stacks[1 - n], 1000 + number, 56);
+            lab.world.tap(lab.leaves[n], lab.network, &ping);
+        }
+        lab.world.run_ms(FRAME_MS);
+    }
+    None
+}
+
+fn is_direct(event: &Event, with: wire::Address) -> bool {
+    matches!(event, Event::PeerDirect { peer, .. } if *peer == with)
+}
+
+/// Round trip of one ping each way, milliseconds.
+fn round_trips(lab: &mut Lab) -> [Option<u64>; 2] {
+    [lab.ping(0, 1, 7, 56, 1000), lab.ping(1, 0, 8, 56, 1000)]
+}
+
+/// ZeroTier's exchange opens a pair unless one side's port is not to be foreseen and the other insists on it.
+fn can_go_direct(a: Behind, b: Behind) -> bool {
+    let symmetric = |x: Behind| KINDS[4..].iter().any(|(_, k)| *k == x);
+    let insists = |x: Behind| x == Behind::Nat(NatKind::port_restricted()) || symmetric(x);
+    !(symmetric(a) && insists(b) || symmetric(b) && insists(a))
+}
+
+#[test]
+fn every_pair_that_zerotiers_exchange_can_open_goes_direct_and_every_other_stays_relayed() {
+    println!("{:<24}{:<24}{:<9}{:>6}", "begins", "with", "way", "ms");
+    let mut wrong = Vec::new();
+    for (name_a, a) in KINDS {
+        for (name_b, b) in KINDS {
+            let mut lab = pair(1, [a, b]);
+            let took = meet(&mut lab);
+            let (way, ms) = took.map_or(("relayed", "-".into()), |ms| ("direct", ms.to_string()));
+            println!("{name_a:<24}{name_b:<24}{way:<9}{ms:>6}");
+            let lans = [a, b].iter().filter(|x| **x != Behind::Nothing).count() as u64;
+            // 10 ms from address to address of the internet, 1 ms from home to router.
+            let trip = if took.is_some() { 20 } else { 40 } + 2 * lans;
+            if took.is_some() != can_go_direct(a, b) || round_trips(&mut lab) != [Some(trip); 2] {
+                wrong.push((name_a, name_b, way));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn a_public_node_goes_direct_with_one_in_a_home_behind_a_carriers_router() {
+    for (home_kind, carrier_kind) in [
+        (NatKind::port_restricted(), NatKind::port_restricted()),
+        (NatKind::port_restricted(), NatKind::symmetric(Ports::Random)),
+        (NatKind::symmetric(Ports::Sequential), NatKind::full_cone()),
+    ] {
+        let lab = network_with(1, 2, |world, n| {
+            if n == 1 {
+                return (Realm::INTERNET, lab::at(n));
+            }
+            let carrier = world.add_nat(Realm::INTERNET, "44.7.7.7", carrier_kind);
+            home(world, n, carrier, "100.64.0.1", home_kind)
+        });
+        let mut lab = settle(lab);
+        assert!(meet(&mut lab).is_some_and(|ms| ms < 2000), "{home_kind:?} behind {carrier_kind:?}");
+        assert_eq!(round_trips(&mut lab), [Some(24); 2], "two networks on the way, 1 ms each");
+    }
+}
+
+#[test]
+fn two_homes_behind_one_carrier_go_direct_if_its_router_turns_datagrams_around_and_else_stay_relayed() {
+    let cone = NatKind::port_restricted();
+    let mut lab = behind_one_carrier(cone, NatKind { hairpin: true, ..cone });
+    assert!(meet(&mut lab).is_some_and(|ms| ms < 2000));
+    assert_eq!(round_trips(&mut lab), [Some(8); 2], "never on the internet");
+    let mut lab = behind_one_carrier(cone, cone);
+    assert_eq!(meet(&mut lab), None);
+    assert_eq!(round_trips(&mut lab), [Some(48); 2]);
+}
+
+#[test]
+fn routers_that_answer_the_unsolicited_never_make_a_pair_unreachable() {
+    let drops = NatKind::port_restricted();
+    let answers = NatKind { unsolicited: Unsolicited::Answered, ..drops };
+    let ways = [[answers, drops], [drops, answers], [answers, answers]].map(|kinds| {
+        let mut lab = pair(1, kinds.map(Behind::Nat));
+        let took = meet(&mut lab);
+        println!("{:?} begins with {:?}: direct after {took:?} ms", kinds[0].unsolicited, kinds[1].unsolicited);
+        let trip = if took.is_some() { 24 } else { 44 };
+        assert_eq!(round_trips(&mut lab), [Some(trip); 2]);
+        took
+    });
+    // The other two are up to who knocks first: a knock that finds the router still shut locks its sender out.
+    assert!(ways[0].is_some());
+}
+
+#[test]
+fn two_that_know_each_other_knock_at_the_same_time_and_even_answering_routers_let_them_in() {
+    let answers = NatKind { unsolicited: Unsolicited::Answered, ..NatKind::port_restricted() };
+    let mut lab = pair(1, [Behind::Nat(answers); 2]);
+    let homes = [lab::ip("44.0.1.1"), lab::ip("44.0.2.1")];
+    lab.world.block(homes[0], homes[1]);
+    assert_eq!(meet(&mut lab), None);
+    lab.world.unblock(homes[0], homes[1]);
+    assert!(meet(&mut lab).is_some_and(|ms| ms < 2000));
+}
+
+#[test]
+fn a_router_that_restarts_costs_a_direct_pair_less_than_a_second() {
+    let mut lab = pair(1, [Behind::Nat(NatKind::port_restricted()), Behind::Nothing]);
+    meet(&mut lab).unwrap();
+    let home = lab.world.realm(lab.leaves[0]);
+    lab.world.restart_nat(home);
+    let pongs: Vec<Option<u64>> = (0..50)
+        .map(|n| {
+            let pong = lab.ping(0, 1, 100 + n, 56, 200);
+            lab.world.run_ms(200 - pong.unwrap_or(200));
+            pong
+        })
+        .collect();
+    // Five a second: the peer hears us from a new port, and the old one is probed in vain.
+    assert!(pongs[5..].iter().all(|pong| *pong == Some(22)), "{pongs:?}");
+    assert!(pongs.contains(&None), "the restart was noticed");
+}
+
+#[test]
+fn the_packet_that_opens_our_own_router_dies_before_it_reaches_the_other_one() {
+    let lost = |kinds: [Behind; 2]| {
+        let mut lab = pair(1, kinds);
+        let before = lab.world.lost().ttl;
+        meet(&mut lab).unwrap();
+        lab.world.lost().ttl - before
+    };
+    let home = Behind::Nat(NatKind::port_restricted());
+    assert_eq!(lost([home, home]), 2, "one from each");
+}
+
+#[test]
+fn pairs_go_direct_over_ways_that_lose_and_disorder() {
+    for seed in 0..20 {
+        let bad = Link { jitter_us: 20_000, loss_ppm: 50_000, reorder_ppm: 50_000, ..Link::delay_ms(20) };
+        let kinds = [NatKind::port_restricted(), NatKind::address_restricted()];
+        let mut lab = pair(seed, kinds.map(Behind::Nat));
+        lab.world.set_default_link(bad);
+        assert!(meet(&mut lab).is_some(), "seed {seed}");
+    }
+}
