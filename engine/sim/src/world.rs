@@ -20,6 +20,8 @@ const DATAGRAM_MAX: usize = 1500;
 const PROOF: Duration = Duration::from_millis(25);
 /// Routers of the internet between any two addresses: a datagram that has no more TTL than that dies on the way.
 const ROUTERS: u8 = 5;
+/// Ways with a rate whose queues are known at a time; a datagram that needs one more is lost.
+const QUEUES_MAX: usize = 65_536;
 /// TTL of datagrams that ask for none.
 const USUAL_TTL: u8 = 64;
 
@@ -56,8 +58,13 @@ struct Packet {
     from: SocketAddr,
     to: SocketAddr,
     ttl: u8,
+    /// A router let it in: it goes to somebody there, and never out again.
+    inward: bool,
     datagram: Vec<u8>,
 }
+
+/// One direction of a way: the two addresses on the internet; behind a router all share the line.
+type Way = (Realm, bool, Option<(IpAddr, IpAddr)>);
 
 enum Happening {
     Arrival { realm: Realm, packet: Packet },
@@ -85,8 +92,8 @@ pub struct World {
     default_link: Link,
     links: BTreeMap<(IpAddr, IpAddr), Link>,
     blocked: BTreeSet<(IpAddr, IpAddr)>,
-    /// When each direction of a way with a rate is free again; as many as there are such ways.
-    busy_until_us: BTreeMap<(Realm, IpAddr, IpAddr), u64>,
+    /// When ways with a rate are free again.
+    busy_until_us: BTreeMap<Way, u64>,
     trace: u64,
     datagrams: u64,
     lost: Lost,
@@ -231,7 +238,8 @@ impl World {
         self.default_link = link;
     }
 
-    /// How the links of a network other than the internet behave, those to its router too.
+    /// How the network behind a router behaves, between its hosts and to the router; a rate is that of the whole line,
+    /// each way.
     pub fn set_link_in(&mut self, realm: Realm, link: Link) {
         self.routers[realm.0 - 1].link = link;
     }
@@ -392,7 +400,7 @@ impl World {
         for (realm, local) in from.into_iter().filter(|(_, local)| local.is_ipv4() == remote.is_ipv4()) {
             self.record(local, remote, &datagram);
             let ttl = ttl.unwrap_or(USUAL_TTL);
-            self.travel(realm, Packet { from: local, to: remote, ttl, datagram: datagram.clone() });
+            self.travel(realm, Packet { from: local, to: remote, ttl, inward: false, datagram: datagram.clone() });
         }
     }
 
@@ -414,8 +422,12 @@ impl World {
         }
         let now_us = self.now.mono_us;
         let mut free = now_us;
-        let way = (realm, from, to);
-        let busy_until_us = if link.rate_bps > 0 { self.busy_until_us.entry(way).or_default() } else { &mut free };
+        let way = (realm, packet.inward, (realm == Realm::INTERNET).then_some((from, to)));
+        let busy_until_us = match link.rate_bps {
+            0 => &mut free,
+            _ if !self.room_for_queue(way) => return self.lost.queue += 1,
+            _ => self.busy_until_us.entry(way).or_default(),
+        };
         match link.arrivals(now_us, packet.datagram.len(), busy_until_us, &mut self.rng) {
             Err(Loss::Odds) => self.lost.odds += 1,
             Err(Loss::Queue) => self.lost.queue += 1,
@@ -429,6 +441,14 @@ impl World {
         }
     }
 
+    fn room_for_queue(&mut self, way: Way) -> bool {
+        if self.busy_until_us.len() >= QUEUES_MAX && !self.busy_until_us.contains_key(&way) {
+            let now_us = self.now.mono_us;
+            self.busy_until_us.retain(|_, until_us| *until_us > now_us);
+        }
+        self.busy_until_us.len() < QUEUES_MAX || self.busy_until_us.contains_key(&way)
+    }
+
     /// The end of a stretch: a host that has the address, a router that has it outside, or the router towards outside.
     fn arrive(&mut self, realm: Realm, mut packet: Packet) {
         if let Some(&(host, socket)) = self.addresses.get(&(realm, packet.to)) {
@@ -436,8 +456,9 @@ impl World {
         }
         let owner = |r: &Router| r.outside == realm && r.nat.external() == packet.to.ip();
         let inside = self.routers.iter().position(owner);
-        let Some(router) = inside.or(realm.0.checked_sub(1)) else { return self.lost.nowhere += 1 };
-        packet.ttl -= 1;
+        let out = realm.0.checked_sub(1).filter(|_| !packet.inward);
+        let Some(router) = inside.or(out) else { return self.lost.nowhere += 1 };
+        packet.ttl = packet.ttl.saturating_sub(1);
         if packet.ttl == 0 {
             return self.lost.ttl += 1;
         }
@@ -445,14 +466,14 @@ impl World {
         let Router { nat, outside, .. } = &mut self.routers[router];
         let behind = Realm(router + 1);
         let translated = if inside.is_some() {
-            nat.inbound(now_us, from, to.port()).map(|to| (behind, from, to))
+            nat.inbound(now_us, from, to.port()).map(|to| (behind, true, from, to))
         } else if to.ip() == nat.external() {
-            nat.hairpin(now_us, from, to.port(), &mut self.rng).map(|(from, to)| (behind, from, to))
+            nat.hairpin(now_us, from, to.port(), &mut self.rng).map(|(from, to)| (behind, true, from, to))
         } else {
-            nat.outbound(now_us, from, to, &mut self.rng).map(|from| (*outside, from, to))
+            nat.outbound(now_us, from, to, &mut self.rng).map(|from| (*outside, false, from, to))
         };
         match translated {
-            Some((realm, from, to)) => self.travel(realm, Packet { from, to, ..packet }),
+            Some((realm, inward, from, to)) => self.travel(realm, Packet { from, to, inward, ..packet }),
             None => self.lost.nat += 1,
         }
     }

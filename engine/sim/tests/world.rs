@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use node::Event;
 use serde_json::json;
-use sim::{Link, arp_request, ethernet};
+use sim::{Link, NatKind, Realm, arp_request, ethernet};
 use wire::Mac;
 
 #[test]
@@ -227,4 +227,47 @@ fn asking_for_an_absent_host_does_not_flood() {
     }
     let sent = lab.world.datagrams() - before;
     assert!(sent < 200, "{sent} datagrams for 50 requests");
+}
+
+/// Three members; leaf 0 is in a home behind a full cone.
+fn with_a_home(seed: u64) -> Lab {
+    let mut lab = network_with(seed, 3, |world, n| match n {
+        0 => (world.add_nat(Realm::INTERNET, "44.0.1.1", NatKind::full_cone()), "192.168.1.10:9993".into()),
+        _ => (Realm::INTERNET, at(n)),
+    });
+    lab.join_all(5000);
+    for n in [1, 2] {
+        assert!(lab.first_ping(0, n, 56, 5000).is_some());
+    }
+    lab
+}
+
+#[test]
+fn the_line_of_a_home_is_shared_by_all_that_it_sends_to() {
+    let mut lab = with_a_home(12);
+    let home = lab.world.realm(lab.leaves[0]);
+    lab.world.set_link_in(home, Link { rate_bps: 1_000_000, queue_us: 1_000_000, ..Link::delay_ms(1) });
+    let (host, network, asker, start) = (lab.leaves[0], lab.network, lab.stack(0), lab.world.now().ms());
+    lab.world.host_mut(host).delivered.clear();
+    for number in 0..20u16 {
+        let to = lab.stack(1 + usize::from(number) % 2);
+        lab.world.tap(host, network, &sim::icmp_echo(asker, to, number, 1200));
+    }
+    let pongs = |w: &mut sim::World| w.host(host).delivered.iter().filter(|(_, f)| asker.pong(f).is_some()).count();
+    assert!(lab.world.run_until(2000, |w| pongs(w) == 20));
+    let took = lab.world.now().ms() - start;
+    // 20 x 1200 bytes and headers at 1 Mbit/s.
+    assert!((200..260).contains(&took), "{took} ms");
+}
+
+#[test]
+fn what_comes_in_for_a_host_that_left_its_home_goes_nowhere() {
+    let mut lab = with_a_home(13);
+    let (host, home) = (lab.leaves[0], lab.world.realm(lab.leaves[0]));
+    let socket = *lab.world.host(host).sockets.keys().next().unwrap();
+    let (before, mapped) = (lab.world.lost().nowhere, lab.world.nat(home).mappings());
+    lab.world.remove_socket(host, socket);
+    assert_eq!(lab.ping(1, 0, 9, 56, 2000), None);
+    assert!(lab.world.lost().nowhere > before);
+    assert_eq!(lab.world.nat(home).mappings(), mapped);
 }
