@@ -167,11 +167,6 @@ pub fn conclude(shared: &Shared, outcome: Outcome, notes: Vec<String>) -> Result
     if let Some(why) = &record.machine.no_perf_events {
         record.notes.push(format!("cycles and instructions per packet are not counted here: {why}"));
     }
-    if record.tunnels.keys().any(|name| name.starts_with("hawser")) {
-        record.notes.push(
-            "Hawser chooses the suite by the peer's protocol version: AES-GMAC-SIV here, there is no switch".into(),
-        );
-    }
     println!("{}", table::of(&record.cells));
     record.notes.iter().for_each(|note| println!("{note}"));
     table::overloads(&record.cells).iter().for_each(|line| println!("{line}"));

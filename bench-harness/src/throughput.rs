@@ -7,7 +7,7 @@ use crate::Result;
 use crate::cli::Shared;
 use crate::load::{Ends, Load, Traffic, Ways};
 use crate::plan::{Job, Plan};
-use crate::tunnel::hawser::{self, Hawser, Rules};
+use crate::tunnel::hawser::{self, Hawser, Rules, Suite};
 use crate::tunnel::none;
 
 /// What `throughput`, `latency` and `scale` measure without being told.
@@ -31,6 +31,9 @@ pub struct Variants {
     /// MTU of Hawser's virtual network; several with commas [default: the controller's, 2800]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1280..=9000))]
     pub virtual_mtu: Vec<u32>,
+    /// Cipher suites of Hawser; with commas
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Suite::Aes])]
+    pub suites: Vec<Suite>,
     /// Microseconds for which Hawser's packet threads look for more before they sleep
     #[arg(long, default_value_t = 0)]
     pub spin: u16,
@@ -52,9 +55,10 @@ impl Variants {
         if let Some(first) = first {
             for &shards in &self.shards {
                 for &mtu in &mtus {
-                    for &rules in &self.rules {
+                    for (&rules, &suite) in self.rules.iter().flat_map(|r| self.suites.iter().map(move |s| (r, s))) {
                         let mut one = first.clone();
-                        (one.shards, one.mtu, one.spin, one.rules) = (shards.into(), mtu, self.spin, rules);
+                        (one.shards, one.mtu, one.spin) = (shards.into(), mtu, self.spin);
+                        (one.rules, one.suite) = (rules, suite);
                         hawsers.push(one);
                     }
                 }

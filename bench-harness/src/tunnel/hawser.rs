@@ -29,6 +29,15 @@ pub enum Rules {
     Table,
 }
 
+/// The cipher suite of the gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Suite {
+    /// AES-GMAC-SIV
+    Aes,
+    /// Salsa20/12 and Poly1305, as with peers before ZeroTierOne 1.6
+    Salsa,
+}
+
 /// Hawser, and how it is set up.
 #[derive(Clone, Debug)]
 pub struct Hawser {
@@ -38,6 +47,8 @@ pub struct Hawser {
     pub shards: usize,
     /// MTU of the virtual network; none: the controller's default.
     pub mtu: Option<u32>,
+    /// How the gateways encrypt.
+    pub suite: Suite,
     /// Microseconds of `--spin`.
     pub spin: u16,
     /// Its rules.
@@ -72,16 +83,17 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Hawser {
     /// One packet thread, the controller's own MTU, everything accepted.
     pub fn new(exe: PathBuf) -> Hawser {
-        Hawser { exe, shards: 1, mtu: None, spin: 0, rules: Rules::Accept, homes: Rc::default() }
+        Hawser { exe, shards: 1, mtu: None, suite: Suite::Aes, spin: 0, rules: Rules::Accept, homes: Rc::default() }
     }
 
     /// Its name, and how it differs from [`Hawser::new`].
     pub fn label(&self) -> String {
         let shards = (self.shards != 1).then(|| format!(", {} shards", self.shards));
         let mtu = self.mtu.map(|mtu| format!(", virtual MTU {mtu}"));
+        let suite = (self.suite == Suite::Salsa).then(|| ", Salsa".to_owned());
         let spin = (self.spin > 0).then(|| format!(", spin {} us", self.spin));
         let rules = (self.rules == Rules::Table).then(|| ", rules table".to_owned());
-        ["hawser".to_owned()].into_iter().chain(shards).chain(mtu).chain(spin).chain(rules).collect()
+        ["hawser".to_owned()].into_iter().chain(shards).chain(mtu).chain(suite).chain(spin).chain(rules).collect()
     }
 
     fn homes(&self) -> Result<&Path> {
@@ -114,7 +126,10 @@ impl Hawser {
             std::fs::copy(from.join(source), home.join(target)).doing(format!("install {target}"))?;
         }
         // The LAN side is not an underlay.
-        let conf = json!({"settings": {"interfacePrefixBlacklist": ["lan"]}});
+        let mut conf = json!({"settings": {"interfacePrefixBlacklist": ["lan"]}});
+        if self.suite == Suite::Salsa {
+            conf["settings"]["suite"] = "salsa2012-poly1305".into();
+        }
         std::fs::write(home.join("local.conf"), conf.to_string()).doing("write local.conf")?;
         Ok(home)
     }
@@ -166,7 +181,8 @@ impl Tunnel for Hawser {
     fn about(&self) -> String {
         let out = std::process::Command::new(&self.exe).arg("--version").output();
         let version = out.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        format!("{version}, AES-GMAC-SIV, {} shard(s)", self.shards)
+        let suite = if self.suite == Suite::Aes { "AES-GMAC-SIV" } else { "Salsa20/12-Poly1305" };
+        format!("{version}, {suite}, {} shard(s)", self.shards)
     }
 
     fn start(&self, rig: &Rig) -> Result<Box<dyn Running>> {

@@ -175,6 +175,7 @@ pub fn node_settings(conf: &LocalConf, allow_loopback: bool) -> node::Settings {
         peer_hints: conf.peers.iter().map(|(peer, v)| (*peer, v.try_at.clone())).collect(),
         controller: true,
         allow_loopback,
+        salsa_only: conf.settings.salsa_only,
         ..node::Settings::default()
     }
 }

@@ -137,6 +137,8 @@ pub struct Settings {
     pub allow_management_from: Vec<Prefix>,
     /// Do not lower the MSS of TCP connections.
     pub no_mss_clamp: bool,
+    /// Encrypt with Salsa20/12-Poly1305 to everybody.
+    pub salsa_only: bool,
 }
 
 /// The file, understood.
@@ -179,6 +181,7 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("interfacePrefixBlacklist", Acted),
     ("allowManagementFrom", Acted),
     ("tcpMssClamp", Acted), // ours
+    ("suite", Acted),       // ours
     ("allowSecondaryPort", Harmless(Kind::Boolean)),
     ("portMappingEnabled", Harmless(Kind::Boolean)),
     ("allowTcpFallbackRelay", Harmless(Kind::Boolean)),
@@ -321,6 +324,13 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
             (Acted, "interfacePrefixBlacklist") => {
                 s.interface_prefix_blacklist =
                     texts(value, &at, "the start of an interface name", |t| (!t.is_empty()).then(|| t.to_owned()))?;
+            }
+            (Acted, "suite") => {
+                s.salsa_only = match value.as_str() {
+                    Some("auto") => false,
+                    Some("salsa2012-poly1305") => true,
+                    _ => return Err(wrong(&at, value, "\"auto\" or \"salsa2012-poly1305\"")),
+                };
             }
             (Acted, "tcpMssClamp") => s.no_mss_clamp = !boolean(value, &at)?,
             (Acted, _) => {
@@ -511,6 +521,13 @@ mod tests {
         let text = complaint(r#"{"settings": {"io": "epoll"}}"#);
         assert!(text.contains("settings.io: \"epoll\" is not \"auto\", \"io-uring\" or \"mmsg\""), "{text}");
         complaint(r#"{"settings": {"busyPoll": 65536}}"#);
+        for (text, salsa) in [("auto", false), ("salsa2012-poly1305", true)] {
+            assert_eq!(
+                parse(&format!(r#"{{"settings": {{"suite": "{text}"}}}}"#)).expect("good").settings.salsa_only,
+                salsa
+            );
+        }
+        complaint(r#"{"settings": {"suite": "aes"}}"#);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use wire::{Address, Identity, Keys, Suite};
 use crate::gate::{Bucket, Stamp};
 use crate::limits::*;
 use crate::path::{Path, Slot};
+use crate::settings::Settings;
 
 /// It answers ECHO probes. // spec: paths, "Keep-alive and latency"
 pub(crate) fn takes_echo(v: Version) -> bool {
@@ -153,8 +154,8 @@ impl Peer {
     }
 
     /// The suite for what is encrypted to it. // spec: wire, "Which suite the reference sends"
-    pub(crate) fn suite(&self) -> Suite {
-        if self.version.protocol >= 12 { Suite::AesGmacSiv } else { Suite::Salsa2012Poly1305 }
+    pub(crate) fn suite(&self, settings: &Settings) -> Suite {
+        if self.version.protocol >= 12 && !settings.salsa_only { Suite::AesGmacSiv } else { Suite::Salsa2012Poly1305 }
     }
 
     pub(crate) fn slot(&self, path: &Path) -> Option<&Slot> {

@@ -136,6 +136,6 @@ impl Node {
         let lanes = way.map(|way| self.lanes.proven(address, &way.path)).unwrap_or_default();
         let usable = peer.slots.iter().filter(|s| !s.expired(now.ms()));
         let paths = usable.map(|s| (s.path.socket, s.path.remote)).collect();
-        Some(Planned { keys: peer.keys.clone(), suite: peer.suite(), route, paths, lanes })
+        Some(Planned { keys: peer.keys.clone(), suite: peer.suite(&self.settings), route, paths, lanes })
     }
 }

@@ -209,7 +209,7 @@ impl Node {
             return None;
         }
         let peer = self.peers.get(to)?;
-        let (keys, suite) = (peer.keys.clone(), suite.unwrap_or_else(|| peer.suite()));
+        let (keys, suite) = (peer.keys.clone(), suite.unwrap_or_else(|| peer.suite(&self.settings)));
         let mut packet = Packet::new(&mut bytes[..]).ok()?;
         packet.set_fragmented(datagrams > 1);
         match trusted_path {

@@ -37,6 +37,8 @@ pub struct Settings {
     /// Probe paths that carry frames but bring nothing back, and leave them after two missed probes. Sends a few
     /// packets that ZeroTierOne would not send.
     pub fast_failover: bool,
+    /// Encrypt with Salsa20/12-Poly1305, which every peer speaks, also to those that speak AES-GMAC-SIV.
+    pub salsa_only: bool,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             controller: false,
             allow_loopback: false,
             fast_failover: true,
+            salsa_only: false,
         }
     }
 }

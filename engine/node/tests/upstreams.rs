@@ -262,6 +262,19 @@ fn shards_are_told_of_networks_members_and_routes_in_an_order_they_can_use() {
 }
 
 #[test]
+fn an_operator_may_have_everything_encrypted_with_salsa() {
+    let (mut b, p) = with_member();
+    b.others.clear();
+    b.node.set_settings(b.now, Settings { salsa_only: true, ..Settings::default() });
+    b.advance(6000);
+    let mut suites = b.others.iter().filter_map(|output| match output {
+        Output::Plan(PlanChange::Peer { address, suite, .. }) if *address == p => Some(*suite),
+        _ => None,
+    });
+    assert_eq!(suites.next_back(), Some(Suite::Salsa2012Poly1305));
+}
+
+#[test]
 fn a_narrow_way_makes_datagrams_smaller_but_never_smaller_than_ipv6_carries() {
     let (mut b, p) = with_member();
     let mtu = |b: &mut Bench| {
