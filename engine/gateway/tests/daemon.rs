@@ -152,7 +152,7 @@ fn a_member_that_is_shut_out_gets_nothing_through_and_one_that_leaves_has_no_dev
     assert_eq!(frames_in(&world.spaces[1], &a_name), before);
     world.a.cli(&["leave", &id]).expect("left");
     until("the device goes", || !device(&world.spaces[1], &["link", "show"]).contains("zt"));
-    assert!(!world.dir.path().join(format!("a/networks.d/{id}.conf")).exists());
+    until("its file goes", || !world.dir.path().join(format!("a/networks.d/{id}.conf")).exists());
     assert_eq!(world.a.cli(&["networks"]).expect("networks"), json!([]));
     let home = world.a.home().display().to_string();
     for words in [vec!["leave", &id, "--home", &home], vec!["leave", &id, "--home", &home, "--json"]] {
