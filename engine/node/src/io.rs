@@ -14,6 +14,19 @@ use wire::{Address, Identity, NetworkId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalSocketId(pub u64);
 
+/// Which of our ports a socket has: three are three chances to get through a NAT.
+// spec: paths, "Sockets and ports"
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Port {
+    /// The one that is known, and used while it works.
+    #[default]
+    Primary,
+    /// A random one.
+    Secondary,
+    /// A random one that routers are asked to map.
+    Tertiary,
+}
+
 /// A bound UDP socket that the node may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
@@ -21,8 +34,11 @@ pub struct Socket {
     pub id: LocalSocketId,
     /// The local address it is bound to; may be unspecified.
     pub local: SocketAddr,
-    /// The link (interface) it belongs to. Probes to "all links" use one socket per link and family: the lowest id.
+    /// The link (interface) it belongs to. Of each link and family the primary socket with the lowest id, and the further
+    /// ports of its address, make contact.
     pub link: String,
+    /// Which of our ports it has.
+    pub port: Port,
 }
 
 /// One thing to do. Drain them with [`crate::Node::poll_output`] after every call.
@@ -317,6 +333,38 @@ pub struct PathStatus {
     pub alive: bool,
     /// It is the one used now.
     pub preferred: bool,
+}
+
+/// How the NAT before a socket chooses the port that others see, as far as their reports show. // RFC 4787, 4.1
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mapping {
+    /// Fewer than two hosts outside told how they see it.
+    #[default]
+    Unknown,
+    /// No NAT: it is seen as it is bound.
+    None,
+    /// Everybody sees the same port.
+    EndpointIndependent,
+    /// Each remote sees another port: a symmetric NAT.
+    Symmetric {
+        /// Ports seem to be taken in turn, so far apart.
+        step: Option<u16>,
+    },
+}
+
+/// What is known of the NAT before one socket, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatStatus {
+    /// The socket.
+    pub socket: LocalSocketId,
+    /// Its link.
+    pub link: String,
+    /// The address it is bound to.
+    pub local: SocketAddr,
+    /// How it is mapped.
+    pub mapping: Mapping,
+    /// How others see it, the latest mapping first.
+    pub surfaces: Vec<SocketAddr>,
 }
 
 /// Saved state that cannot be taken. Nothing was changed.

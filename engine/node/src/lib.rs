@@ -13,7 +13,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use node::{LocalSocketId, Node, Output, Settings, Socket};
+//! use node::{LocalSocketId, Node, Output, Port, Settings, Socket};
 //! use wire::{Address, DEFAULT_PLANET, Now, SecretIdentity};
 //!
 //! let text = "1b9dded647:0:3731e2a1c0cdad9219af4b7c47ebfb36840665d41c3918652e54c657f61d532c1bff6100bc603d8ca06a69a65f\
@@ -24,7 +24,7 @@
 //! let mut node = Node::new(start, Arc::new(identity), Settings::default(), [7; 32]);
 //! node.restore_planet(start, DEFAULT_PLANET).unwrap();
 //! let local = "192.0.2.7:9993".parse().unwrap();
-//! node.add_socket(start, Socket { id: LocalSocketId(1), local, link: "eth0".into() });
+//! node.add_socket(start, Socket { id: LocalSocketId(1), local, link: "eth0".into(), port: Port::Primary });
 //!
 //! let mut now = start;
 //! let mut hellos = 0;
@@ -92,7 +92,8 @@ use wire::{Address, Now, Prefix, SecretIdentity};
 
 pub use counters::{Counters, Gauges};
 pub use io::{
-    Activity, Event, LocalSocketId, Output, PathStatus, PeerStatus, PlanChange, RestoreError, Route, Socket, StateKey,
+    Activity, Event, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus, PlanChange, RestoreError,
+    Route, Socket, StateKey,
 };
 pub use network::Networks;
 pub use settings::{PhysicalNetwork, Settings};

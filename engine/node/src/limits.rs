@@ -80,8 +80,10 @@ pub const CHALLENGE_GATE_MS: u64 = 1_000;
 pub const CHALLENGES_PER_PEER_PER_S: u32 = 4;
 /// Challenges per node. 1/s, spec.
 pub const CHALLENGES_PER_S: u32 = 200;
-/// New identities per IPv4 /24 or IPv6 /56. ms, spec.
+/// New identities per IPv4 /24 or IPv6 /56: one in this time. ms, spec.
 pub const IDENTITY_GATE_MS: u64 = 2_000;
+/// And so many at once: nodes of one household or office that start together, as after a power cut. ours.
+pub const IDENTITY_BURST: u32 = 4;
 /// Prefix length of the identity gate, IPv4. bits, spec.
 pub const IDENTITY_GATE_V4_BITS: u8 = 24;
 /// Prefix length of the identity gate, IPv6. bits, spec.
@@ -166,7 +168,11 @@ pub const RENDEZVOUS_PEERS_MAX: usize = 1_024;
 pub const RENDEZVOUS_HELD_MAX: usize = 64;
 /// How long they wait. ms, spec.
 pub const RENDEZVOUS_HELD_MS: u64 = 2_000;
-/// Further probes after the first, unless the peer was heard. ms after the RENDEZVOUS, spec.
+/// The first probe of a RENDEZVOUS or push waits for the other side to open its NAT at least so long. ms, ours.
+pub const PUNCH_WAIT_MIN_MS: u64 = 100;
+/// And at most so long: also if we do not know how far the relay is. ms, ours.
+pub const PUNCH_WAIT_MAX_MS: u64 = 400;
+/// Further probes, unless the peer was heard. ms after the first, spec.
 pub const RENDEZVOUS_RETRIES_MS: [u64; 3] = [200, 600, 1_500];
 /// Probes waiting for their time. ours.
 pub const TIMED_PROBES_MAX: usize = 1_024;
@@ -210,6 +216,12 @@ pub const SURFACE_TIMEOUT_MS: u64 = 600_000;
 pub const SURFACES_MAX: usize = 64;
 /// Reports kept per (socket, family). spec.
 pub const SURFACES_PER_SOCKET: usize = 4;
+/// A report counts for what kind of NAT is before a socket while its reporter repeats it: two full HELLOs. ms, ours.
+pub const NAT_VIEW_MS: u64 = 150_000;
+/// Mappings seen within this time were made together, so that the distance of their ports means something. ms, ours.
+pub const NAT_STEP_WINDOW_MS: u64 = 2_000;
+/// Larger distances of ports are chance. ours.
+pub const NAT_STEP_MAX: u16 = 16;
 
 // Upstreams.
 

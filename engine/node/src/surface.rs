@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use wire::Address;
 use wire::endpoint::{Scope, scope};
+use wire::{Address, Now};
 
-use crate::io::LocalSocketId;
+use crate::Node;
+use crate::io::{LocalSocketId, Mapping, NatStatus};
 use crate::limits::*;
 use crate::path::Path;
 
@@ -49,6 +50,8 @@ struct Key {
 struct Report {
     surface: SocketAddr,
     upstream: bool,
+    /// When the reporter first saw this surface.
+    since_ms: u64,
     at_ms: u64,
 }
 
@@ -79,8 +82,9 @@ impl Surfaces {
         }
         let upstream = trust == Reporter::Upstream;
         let key = Key { reporter, path, scope };
-        let report = Report { surface, upstream, at_ms: now_ms };
         let before = self.list(now_ms);
+        let since_ms = self.reports.get(&key).filter(|old| old.surface == surface).map_or(now_ms, |old| old.since_ms);
+        let report = Report { surface, upstream, since_ms, at_ms: now_ms };
         if let Some(old) = self.reports.insert(key, report) {
             let fresh = now_ms.saturating_sub(old.at_ms) < SURFACE_TIMEOUT_MS;
             if upstream && fresh && old.surface.ip() != surface.ip() {
@@ -136,6 +140,45 @@ impl Surfaces {
         self.reports.iter().filter(|(_, r)| r.upstream).map(|(k, r)| (k.reporter, k.path.socket, r.surface))
     }
 
+    /// The views of `socket` that tell of a NAT, the latest mapping first: those of upstreams on the internet rather than
+    /// on a private network; without a second one also those of trusted peers.
+    fn views(&self, socket: LocalSocketId, local: SocketAddr, now_ms: u64) -> Vec<(&Key, &Report)> {
+        let current = |(k, r): &(&Key, &Report)| {
+            let family = k.path.remote.is_ipv4() == local.is_ipv4();
+            k.path.socket == socket && family && now_ms.saturating_sub(r.at_ms) < NAT_VIEW_MS
+        };
+        let current = || self.reports.iter().filter(current);
+        let scopes = || current().filter(|(_, r)| r.upstream).map(|(k, _)| k.scope);
+        let scope = scopes().find(|s| *s == Scope::Global).or_else(|| scopes().max());
+        let mut views: Vec<_> = current().filter(|(k, r)| r.upstream && Some(k.scope) == scope).collect();
+        if distinct(&views, |(k, _)| k.path.remote.ip()) < 2 {
+            views.extend(current().filter(|(k, r)| !r.upstream && scope.is_none_or(|s| s == k.scope)));
+        }
+        views.sort_by_key(|(k, r)| (std::cmp::Reverse(r.since_ms), **k));
+        views
+    }
+
+    /// How the NAT before `socket`, which is bound to `local`, maps it.
+    pub(crate) fn mapping(&self, socket: LocalSocketId, local: SocketAddr, now_ms: u64) -> Mapping {
+        let views = self.views(socket, local, now_ms);
+        // Who sees us as we are sits on our side of the NAT, if others see us otherwise.
+        let (behind, before): (Vec<_>, Vec<_>) = views.into_iter().partition(|(_, r)| r.surface != local);
+        if behind.is_empty() {
+            return if before.is_empty() { Mapping::Unknown } else { Mapping::None };
+        }
+        let mut mapping = Mapping::Unknown;
+        for (_, first) in &behind {
+            let alike: Vec<_> = behind.iter().filter(|(_, r)| r.surface.ip() == first.surface.ip()).copied().collect();
+            if alike.iter().any(|(_, r)| r.surface != first.surface) {
+                return Mapping::Symmetric { step: step(&alike) };
+            }
+            if distinct(&alike, |(k, _)| k.path.remote.ip()) >= 2 {
+                mapping = Mapping::EndpointIndependent;
+            }
+        }
+        mapping
+    }
+
     pub(crate) fn expire(&mut self, now_ms: u64) {
         self.reports.retain(|_, r| now_ms.saturating_sub(r.at_ms) < SURFACE_TIMEOUT_MS);
     }
@@ -146,6 +189,41 @@ impl Surfaces {
 
     pub(crate) fn len(&self) -> usize {
         self.reports.len()
+    }
+}
+
+fn distinct<T: Ord>(views: &[(&Key, &Report)], of: impl Fn(&(&Key, &Report)) -> T) -> usize {
+    views.iter().map(of).collect::<std::collections::BTreeSet<T>>().len()
+}
+
+/// The smallest distance of ports that were mapped about the same time, if it is small: random ones are hardly ever so
+/// close. Others behind the NAT and our other sockets take ports between.
+fn step(views: &[(&Key, &Report)]) -> Option<u16> {
+    let pairs = views.iter().flat_map(|(_, a)| views.iter().map(move |(_, b)| (a, b)));
+    let together = pairs.filter(|(a, b)| a.since_ms.abs_diff(b.since_ms) <= NAT_STEP_WINDOW_MS);
+    together.map(|(a, b)| a.surface.port().abs_diff(b.surface.port())).filter(|n| (1..=NAT_STEP_MAX).contains(n)).min()
+}
+
+impl Node {
+    /// How the NAT before one of our sockets maps it.
+    pub(crate) fn mapping(&self, socket: LocalSocketId, now_ms: u64) -> Mapping {
+        let local = self.sockets.get(&socket).map(|s| s.local);
+        local.map_or(Mapping::Unknown, |local| self.surfaces.mapping(socket, local, now_ms))
+    }
+
+    /// What is known of the NATs before our sockets, for status.
+    pub fn nat(&self, now: Now) -> Vec<NatStatus> {
+        let status = |s: &crate::io::Socket| {
+            let mut surfaces: Vec<SocketAddr> = Vec::new();
+            for (_, report) in self.surfaces.views(s.id, s.local, now.ms()) {
+                if !surfaces.contains(&report.surface) {
+                    surfaces.push(report.surface);
+                }
+            }
+            let mapping = self.mapping(s.id, now.ms());
+            NatStatus { socket: s.id, link: s.link.clone(), local: s.local, mapping, surfaces }
+        };
+        self.sockets.values().map(status).collect()
     }
 }
 
@@ -204,5 +282,76 @@ mod tests {
         assert_eq!(s.len(), SURFACES_MAX);
         s.expire(500 + SURFACE_TIMEOUT_MS);
         assert_eq!(s.len(), 0);
+    }
+
+    const LOCAL: &str = "192.168.1.5:9993";
+
+    /// The upstreams 1, 2, … report these surfaces of socket 1, 20 ms one after the other.
+    fn mapping_after(surfaces: &[&str]) -> Mapping {
+        let mut s = Surfaces::default();
+        for (n, surface) in surfaces.iter().enumerate() {
+            report(&mut s, n as u64 + 1, Reporter::Upstream, 1, surface, 20 * n as u64);
+        }
+        s.mapping(LocalSocketId(1), LOCAL.parse().unwrap(), 1000)
+    }
+
+    #[test]
+    fn a_nat_is_known_by_what_two_upstreams_see_of_one_socket() {
+        assert_eq!(mapping_after(&[]), Mapping::Unknown);
+        assert_eq!(mapping_after(&["44.1.1.1:7"]), Mapping::Unknown, "one view tells nothing");
+        assert_eq!(mapping_after(&["44.1.1.1:7", "44.1.1.1:7"]), Mapping::EndpointIndependent);
+        assert_eq!(mapping_after(&["44.1.1.1:7", "44.1.1.1:9000"]), Mapping::Symmetric { step: None });
+        assert_eq!(mapping_after(&["44.1.1.1:7", "99.1.1.1:9"]), Mapping::Unknown, "two ways out, one view of each");
+    }
+
+    #[test]
+    fn ports_that_are_taken_in_turn_are_recognised_by_the_smallest_step() {
+        let step = |surfaces: &[&str]| match mapping_after(surfaces) {
+            Mapping::Symmetric { step } => step,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(step(&["44.1.1.1:50000", "44.1.1.1:50003", "44.1.1.1:50009"]), Some(3));
+        assert_eq!(step(&["44.1.1.1:50000", "44.1.1.1:49998"]), Some(2), "the answers overtook one another");
+        assert_eq!(step(&["44.1.1.1:50000", "44.1.1.1:50017"]), None);
+        let mut s = Surfaces::default();
+        report(&mut s, 1, Reporter::Upstream, 1, "44.1.1.1:50000", 0);
+        report(&mut s, 2, Reporter::Upstream, 1, "44.1.1.1:50001", NAT_STEP_WINDOW_MS + 1);
+        let local = LOCAL.parse().unwrap();
+        assert_eq!(s.mapping(LocalSocketId(1), local, 5000), Mapping::Symmetric { step: None }, "chance, so far apart");
+    }
+
+    #[test]
+    fn who_sees_us_as_we_are_shows_that_there_is_no_nat_or_sits_on_our_side_of_it() {
+        let mapping_of = |local: &str, remotes: &[(&str, &str)]| {
+            let mut s = Surfaces::default();
+            for (n, (remote, surface)) in remotes.iter().enumerate() {
+                let path = Path { socket: LocalSocketId(1), remote: remote.parse().unwrap() };
+                s.report(Address::from_u64(n as u64 + 1), Reporter::Upstream, path, surface.parse().unwrap(), 0);
+            }
+            s.mapping(LocalSocketId(1), local.parse().unwrap(), 0)
+        };
+        assert_eq!(mapping_of("44.1.1.1:9993", &[("5.5.5.5:1", "44.1.1.1:9993")]), Mapping::None);
+        let (near, far, farther) = ("192.168.1.2:1", "10.0.0.1:1", "10.9.0.1:1");
+        let nat = [(near, LOCAL), (far, "10.0.0.7:444"), (farther, "10.0.0.7:444")];
+        assert_eq!(mapping_of(LOCAL, &nat), Mapping::EndpointIndependent);
+        let internet = [(near, LOCAL), ("5.5.5.5:1", "44.1.1.1:7"), ("5.5.5.6:1", "44.1.1.1:8")];
+        assert!(matches!(mapping_of(LOCAL, &internet), Mapping::Symmetric { .. }));
+        let one_host = [("5.5.5.5:1", "44.1.1.1:7"), ("5.5.5.5:2", "44.1.1.1:7")];
+        assert_eq!(mapping_of(LOCAL, &one_host), Mapping::Unknown, "two ports of one host are one view");
+    }
+
+    #[test]
+    fn a_trusted_peer_is_the_second_view_only_where_there_is_no_second_upstream_and_old_views_do_not_count() {
+        let mut s = Surfaces::default();
+        let local = LOCAL.parse().unwrap();
+        report(&mut s, 1, Reporter::Upstream, 1, "44.1.1.1:7", 0);
+        report(&mut s, 9, Reporter::Trusted, 1, "44.1.1.1:8", 0);
+        assert_eq!(s.mapping(LocalSocketId(1), local, 0), Mapping::Symmetric { step: Some(1) });
+        report(&mut s, 2, Reporter::Upstream, 1, "44.1.1.1:7", 0);
+        assert_eq!(s.mapping(LocalSocketId(1), local, 0), Mapping::EndpointIndependent);
+        report(&mut s, 1, Reporter::Upstream, 1, "44.1.1.1:9", NAT_VIEW_MS);
+        assert_eq!(s.mapping(LocalSocketId(1), local, NAT_VIEW_MS), Mapping::Unknown, "the NAT began anew");
+        report(&mut s, 2, Reporter::Upstream, 1, "44.1.1.1:9", NAT_VIEW_MS);
+        assert_eq!(s.mapping(LocalSocketId(1), local, NAT_VIEW_MS), Mapping::EndpointIndependent);
     }
 }
