@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 pub mod daemon;
 pub mod measure;
+pub mod meeting;
 pub mod nat;
 pub mod netns;
 pub mod reference;

@@ -106,12 +106,22 @@ impl ReferenceNode {
         }
     }
 
-    /// Sends one command and answers its result.
-    pub fn command(&mut self, mut request: Value) -> Result<Value> {
+    /// Sends one command whose result nobody waits for.
+    pub fn post(&mut self, request: Value) -> Result<()> {
+        self.send(request).map(|_| ())
+    }
+
+    fn send(&mut self, mut request: Value) -> Result<Value> {
         self.next_id += 1;
         request["id"] = json!(self.next_id);
         let stdin = self.stdin.as_mut().ok_or(Error::Interrupted)?;
         writeln!(stdin, "{request}").doing("write to the reference node")?;
+        Ok(request)
+    }
+
+    /// Sends one command and answers its result.
+    pub fn command(&mut self, request: Value) -> Result<Value> {
+        let request = self.send(request)?;
         let end = Instant::now() + Duration::from_secs(60);
         loop {
             let value = self.line(end, "an answer")?;
