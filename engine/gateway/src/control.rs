@@ -588,7 +588,10 @@ impl Control {
                 LinkChange::Opened(link, sockets, lane_sockets) => {
                     info!(link = link.name, address = to_text(link.local), "link up");
                     self.p.dataplane.add_socket(shard_socket(link.id), sockets);
-                    self.p.node.add_socket(now, node::Socket { id: link.id, local: link.local, link: link.name });
+                    self.p.node.add_socket(
+                        now,
+                        node::Socket { id: link.id, local: link.local, link: link.name, port: node::Port::Primary },
+                    );
                     for (lane, socket) in link.lanes.iter().zip(lane_sockets) {
                         debug!(port = lane.port, shard = lane.shard, "lane");
                         self.p.dataplane.add_lane(shard_socket(lane.id), lane.shard, socket);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use wire::{Address, Now};
 
 use crate::Node;
-use crate::io::{Activity, LocalSocketId, Socket};
+use crate::io::{Activity, LocalSocketId, Port, Socket};
 use crate::limits::*;
 use crate::path::{Path, Slot};
 use crate::send::Way;
@@ -31,17 +31,28 @@ impl Node {
             peer.last_full_hello.set(now_ms);
         }
         let removed = peer.prune(now_ms);
-        let due: Vec<Path> = peer.slots.iter().filter(|s| full || s.needs_heartbeat(now_ms)).map(|s| s.path).collect();
+        let needed = |s: &&Slot| (full || s.needs_heartbeat(now_ms)) && !peer.stands_back(s, now_ms);
+        let due: Vec<Path> = peer.slots.iter().filter(needed).map(|s| s.path).collect();
+        // The root in use shows how a NAT maps each of our ports.
+        let every_port = self.roots.best() == Some(address);
         let mut hellos: Vec<SocketAddr> = Vec::new();
         for Path { socket, remote } in due {
             greeted.ipv4 |= remote.is_ipv4();
             greeted.ipv6 |= remote.is_ipv6();
             if !full {
                 self.contact(now, address, Some(socket), remote, false);
-            } else if !hellos.contains(&remote) {
-                // A HELLO leaves from all links, so one per remote greets every slot that has it.
+                continue;
+            }
+            // A HELLO leaves from all links, so one per remote greets every slot that has it.
+            if !hellos.contains(&remote) {
                 hellos.push(remote);
-                self.send_hello(now, address, None, remote);
+                match every_port {
+                    true => self.send_hello(now, address, None, remote),
+                    false => self.send_hello_by_links(now, address, remote),
+                }
+            }
+            if !every_port && self.place(socket).1 != Port::Primary {
+                self.send_hello(now, address, Some(socket), remote);
             }
         }
         if removed {
@@ -53,9 +64,9 @@ impl Node {
     /// Heartbeats of active peers and of upstreams, at every tick.
     pub(crate) fn keep_peers_alive(&mut self, now: Now) {
         let now_ms = now.ms();
-        let wants = |s: &Slot| s.expired(now_ms) || s.needs_heartbeat(now_ms);
         let mut due = Vec::new();
         for (&address, peer) in self.peers.iter() {
+            let wants = |s: &Slot| s.expired(now_ms) || s.needs_heartbeat(now_ms) && !peer.stands_back(s, now_ms);
             // Upstreams get their HELLO from the ping check.
             let full = !peer.upstream && !peer.last_full_hello.within(peer.ping_ms, now_ms);
             let kept = peer.upstream || peer.active(now_ms);
@@ -84,6 +95,7 @@ impl Node {
             return;
         }
         self.surface_generation += 1;
+        self.mapped.remove(&id);
         self.surfaces.socket_gone(id);
         self.lanes_gone(id);
         let mut lost: Vec<(Address, SocketAddr)> = Vec::new();

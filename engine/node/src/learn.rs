@@ -67,9 +67,12 @@ impl Node {
             self.note_echo(now, from);
         } else {
             let Path { socket, remote } = arrival.path;
-            // From all links, so that each proves a path; a lane that is not the first of its link proves its own.
-            let socket = (!self.fan_out(remote).contains(&socket)).then_some(socket);
-            self.send_hello(now, from, socket, remote);
+            // From all links, so that each proves a path; a socket that is not the first of its link proves its own.
+            if self.is_first_of_link(socket, remote) {
+                self.send_hello_by_links(now, from, remote);
+            } else {
+                self.send_hello(now, from, Some(socket), remote);
+            }
         }
     }
 
@@ -80,13 +83,14 @@ impl Node {
         }
     }
 
-    /// True if the path is known: refreshes it, or finds the same host alive on the same socket, which is enough
-    /// without a bond.
+    /// True if the path is known: refreshes it, or finds the same host alive on the same socket or an earlier port, which
+    /// is enough without a bond.
     fn refresh(&mut self, now: Now, path: Path, from: Address) -> bool {
         let now_ms = now.ms();
+        let known = self.reached_from_earlier_port(from, &path, now_ms);
         let Some(peer) = self.peers.get_mut(from) else { return false };
         let Some(slot) = peer.slot_mut(&path) else {
-            return peer.slots.iter().any(|s: &Slot| s.path.same_host(&path) && s.alive(now_ms));
+            return known || peer.slots.iter().any(|s: &Slot| s.path.same_host(&path) && s.alive(now_ms));
         };
         let was_usable = slot.alive(now_ms);
         slot.verified(now_ms);
@@ -98,10 +102,14 @@ impl Node {
 
     fn learn(&mut self, now: Now, path: Path, from: Address) {
         let heartbeat_ms = PATH_HEARTBEAT_MS - self.random_below(PATH_HEARTBEAT_JITTER_MS);
+        let (first, port) = self.place(path.socket);
         let Some(peer) = self.peers.get_mut(from) else { return };
         match peer.learn(path, heartbeat_ms, now.ms()) {
             Some(replaced) => self.counters.path_replaced += replaced as u64,
             None => self.counters.path_no_slot += 1,
+        }
+        if let Some(slot) = peer.slot_mut(&path) {
+            (slot.first, slot.port) = (first, port);
         }
         self.path_changed(now, from);
     }

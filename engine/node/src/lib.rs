@@ -65,6 +65,7 @@ mod narrow;
 mod path;
 mod peer;
 mod plan;
+mod ports;
 mod proof;
 mod push;
 mod receive;
@@ -92,7 +93,7 @@ use wire::{Address, Now, Prefix, SecretIdentity};
 
 pub use counters::{Counters, Gauges};
 pub use io::{
-    Activity, Event, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus, PlanChange, RestoreError,
+    Activity, Event, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus, PlanChange, Port, RestoreError,
     Route, Socket, StateKey,
 };
 pub use network::Networks;
@@ -108,6 +109,8 @@ pub struct Node {
     /// Which of an upstream's endpoints is greeted next: at first any, then one after the other.
     endpoint_turn: usize,
     sockets: BTreeMap<LocalSocketId, Socket>,
+    /// Where routers let others reach our sockets.
+    mapped: BTreeMap<LocalSocketId, SocketAddr>,
     /// Addresses and prefixes of our own overlay interfaces: never the way to a peer.
     overlay: Vec<Prefix>,
     peers: peer::Peers,
@@ -148,6 +151,7 @@ impl Node {
         Node {
             settings,
             sockets: BTreeMap::new(),
+            mapped: BTreeMap::new(),
             overlay: Vec::new(),
             peers: peer::Peers::default(),
             cache: cache::Cache::default(),

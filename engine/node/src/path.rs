@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use wire::endpoint::{Scope, scope};
 
 use crate::gate::Stamp;
-use crate::io::LocalSocketId;
+use crate::io::{LocalSocketId, Port};
 use crate::limits::*;
 
 /// A physical path: one of our sockets and a remote endpoint.
@@ -40,6 +40,9 @@ pub(crate) struct Watch {
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
     pub(crate) path: Path,
+    /// The first port at the address of our socket, and which port that socket has.
+    pub(crate) first: LocalSocketId,
+    pub(crate) port: Port,
     /// Last authenticated packet of this peer over this path, not relayed. The only clock that decides anything.
     // spec: paths, "Hardening bounds", Path liveness
     pub(crate) last_verified: Stamp,
@@ -58,6 +61,8 @@ impl Slot {
     pub(crate) fn new(path: Path, priority: u16, heartbeat_ms: u64, now_ms: u64) -> Slot {
         Slot {
             path,
+            first: path.socket,
+            port: Port::Primary,
             last_verified: Stamp::at(now_ms),
             last_out: Stamp::NEVER,
             last_frame_out: Stamp::NEVER,
@@ -96,6 +101,15 @@ impl Slot {
         let age = self.last_verified.age(now_ms).min(QUALITY_AGE_CAP_MS);
         let latency = if self.alive(now_ms) { latency } else { latency + DEAD_PATH_PENALTY_MS + age };
         latency * (8 - self.scope() as u64) / u64::from(self.priority)
+    }
+
+    /// It leads to the same host as `other` and leaves by an earlier port of the same address. What goes there goes by it,
+    /// and never to and fro.
+    pub(crate) fn stands_before(&self, other: &Slot) -> bool {
+        self.port < other.port
+            && self.first == other.first
+            && self.path.remote.ip() == other.path.remote.ip()
+            && self.priority >= other.priority
     }
 
     /// Frames that go over it stay, although `better` has a lower score.

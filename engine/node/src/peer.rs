@@ -9,6 +9,7 @@ use wire::message::Version;
 use wire::{Address, Identity, Keys, Suite};
 
 use crate::gate::{Bucket, Stamp};
+use crate::io::Port;
 use crate::limits::*;
 use crate::path::{Path, Slot};
 use crate::settings::Settings;
@@ -166,10 +167,16 @@ impl Peer {
         self.slots.iter_mut().find(|s| s.path == *path)
     }
 
+    /// An earlier port of ours reaches the same host: the slot is neither used nor kept alive.
+    pub(crate) fn stands_back(&self, slot: &Slot, now_ms: u64) -> bool {
+        slot.port != Port::Primary && self.slots.iter().any(|s| s.stands_before(slot) && s.alive(now_ms))
+    }
+
     /// The best slot that is not expired; of equals the later one. // spec: paths, "Path selection"
     pub(crate) fn best_slot(&self, now_ms: u64) -> Option<&Slot> {
-        let best = self.slots.iter().filter(|s| !s.expired(now_ms)).rev().min_by_key(|s| s.score(now_ms))?;
-        let carries = |s: &&Slot| s.alive(now_ms) && s.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
+        let usable = |s: &&Slot| !s.expired(now_ms) && !self.stands_back(s, now_ms);
+        let best = self.slots.iter().filter(usable).rev().min_by_key(|s| s.score(now_ms))?;
+        let carries = |s: &&Slot| usable(s) && s.alive(now_ms) && s.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
         let carrying = self.slots.iter().filter(carries).max_by_key(|s| s.last_frame_out.get());
         Some(carrying.filter(|s| s.holds_against(best, now_ms)).unwrap_or(best))
     }

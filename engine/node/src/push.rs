@@ -12,7 +12,6 @@ use wire::{Address, Now, Verb};
 use crate::Node;
 use crate::dispatch::{Handled, Heard};
 use crate::gate::Rate;
-use crate::io::Socket;
 use crate::limits::*;
 use crate::peer::{Push, Redirect};
 use crate::send::Arrival;
@@ -49,17 +48,15 @@ impl Push {
 }
 
 impl Node {
-    /// Where we can be reached, best first, eight of each class: surfaces confirmed by upstreams, then our own sockets.
+    /// Where we can be reached, best first, eight of each class: what routers map, surfaces confirmed by upstreams, then our
+    /// own sockets; the first port before the others.
     fn reachable_at(&self, now_ms: u64) -> Vec<SocketAddr> {
         let usable = |e: &SocketAddr| {
             endpoint::is_valid_path(*e) || (self.settings.allow_loopback && class(*e).0 == Scope::Loopback)
         };
-        // One socket per link and family: lanes are our own business.
-        let first = |s: &&Socket| self.fan_out(s.local).contains(&s.id);
-        let local = self.sockets.values().filter(first).map(|s| s.local).filter(|e| !e.ip().is_unspecified());
         let mut classes: BTreeMap<(Scope, bool), usize> = BTreeMap::new();
         let mut list: Vec<SocketAddr> = Vec::new();
-        for endpoint in self.surfaces.list(now_ms).into_iter().chain(local).filter(usable) {
+        for endpoint in self.external_endpoints(now_ms).into_iter().chain(self.local_endpoints()).filter(usable) {
             let of_class = classes.entry(class(endpoint)).or_default();
             if *of_class < PUSH_PER_CLASS && !list.contains(&endpoint) {
                 *of_class += 1;

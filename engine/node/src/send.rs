@@ -244,19 +244,6 @@ impl Node {
         self.output(Output::Send { socket, remote, ttl, datagram });
     }
 
-    /// The sockets from which a [`Output::Send`] without a socket goes out: of each link the first that has the
-    /// remote's family.
-    // spec: paths, "Sockets and ports", fan-out
-    pub fn fan_out(&self, remote: SocketAddr) -> Vec<LocalSocketId> {
-        let mut first_of_link: Vec<&crate::Socket> = Vec::new();
-        for socket in self.sockets.values().filter(|s| s.local.is_ipv4() == remote.is_ipv4()) {
-            if first_of_link.iter().all(|s| s.link != socket.link) {
-                first_of_link.push(socket);
-            }
-        }
-        first_of_link.into_iter().map(|s| s.id).collect()
-    }
-
     /// A hint of the operator for a peer without path is tried now and then. // spec: paths, "Sending"
     fn try_hint(&mut self, now: Now, to: Address) {
         let Some(hints) = self.settings.peer_hints.get(&to).filter(|h| !h.is_empty()) else { return };

@@ -215,7 +215,7 @@ impl World {
         self.addresses.insert((realm, local), (host, id));
         self.realms.insert(id, realm);
         self.hosts[host.0].sockets.insert(id, local);
-        let socket = Socket { id, local, link: format!("link-{}", local.ip()) };
+        let socket = Socket { id, local, link: format!("link-{}", local.ip()), port: node::Port::Primary };
         self.with(host, |node, now| node.add_socket(now, socket));
         id
     }

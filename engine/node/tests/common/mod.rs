@@ -184,7 +184,12 @@ impl Bench {
 
     pub fn sockets(&mut self, ids: &[u64]) {
         for &id in ids {
-            let socket = |n, local: &str| Socket { id: LocalSocketId(n), local: addr(local), link: format!("link{n}") };
+            let socket = |n, local: &str| Socket {
+                id: LocalSocketId(n),
+                local: addr(local),
+                link: format!("link{n}"),
+                port: node::Port::Primary,
+            };
             self.node.add_socket(self.now, socket(id, &format!("172.16.{id}.1:9993")));
             self.node.add_socket(self.now, socket(id + 100, &format!("[fd00::{id}]:9993")));
         }
