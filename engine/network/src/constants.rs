@@ -26,6 +26,11 @@ pub const LIKE_EXPIRY_MS: u64 = 600_000;
 pub const GATHER_PERIOD_MS: u64 = 60_000;
 /// The same while nobody is known at all, ms. // spec: networks, "Traps and hardening"
 pub const GATHER_EMPTY_PERIOD_MS: u64 = 1_000;
+/// While a multicast waits and nobody is known at all, its first gather is repeated after these pauses: who joined a
+/// moment ago is announced a moment later. ms, ours.
+pub const GATHER_REPEATS_MS: [u64; 3] = [100, 200, 400];
+/// Groups whose gather is being repeated; the gathers of others are not.
+pub const GATHER_REPEATS_MAX: usize = 64;
 /// A multicast waits this long for recipients to turn up, ms.
 pub const MULTICAST_QUEUE_MS: u64 = 5_000;
 /// Multicasts that wait in one group.

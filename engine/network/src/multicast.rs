@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use wire::{Address, Mac, MulticastGroup, NetworkId};
 
 use crate::constants::{
-    GATHER_EMPTY_PERIOD_MS, GATHER_PERIOD_MS, GROUP_MEMBERS_MAX, GROUP_MEMBERSHIPS_MAX, GROUPS_MAX,
-    GROUPS_PER_MEMBER_MAX, LIKE_EXPIRY_MS, MULTICAST_QUEUE_BYTES_MAX, MULTICAST_QUEUE_MAX, MULTICAST_QUEUE_MS,
+    GATHER_EMPTY_PERIOD_MS, GATHER_PERIOD_MS, GATHER_REPEATS_MAX, GATHER_REPEATS_MS, GROUP_MEMBERS_MAX,
+    GROUP_MEMBERSHIPS_MAX, GROUPS_MAX, GROUPS_PER_MEMBER_MAX, LIKE_EXPIRY_MS, MULTICAST_QUEUE_BYTES_MAX,
+    MULTICAST_QUEUE_MAX, MULTICAST_QUEUE_MS,
 };
 
 /// What a multicast says, whoever gets it.
@@ -39,6 +40,15 @@ struct Group {
     gathered_ms: Option<u64>,
 }
 
+/// A gather that found nobody, to be repeated while a multicast waits.
+#[derive(Clone, Copy, Debug)]
+struct Repeat {
+    due_ms: u64,
+    key: Key,
+    /// Repeats made already.
+    made: usize,
+}
+
 /// Result of noting a member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Noted {
@@ -53,6 +63,7 @@ type Key = (NetworkId, MulticastGroup);
 #[derive(Debug, Default)]
 pub(crate) struct Database {
     groups: BTreeMap<Key, Group>,
+    repeats: Vec<Repeat>,
     groups_of: BTreeMap<(NetworkId, Address), usize>,
     memberships: usize,
     queued_bytes: usize,
@@ -112,10 +123,43 @@ impl Database {
         }
         let gathered = &mut self.groups.entry(key).or_default().gathered_ms;
         let due = gathered.is_none_or(|at| now_ms.saturating_sub(at) >= period);
+        let lately = gathered.is_some_and(|at| now_ms.saturating_sub(at) < GATHER_PERIOD_MS);
         if due {
             *gathered = Some(now_ms);
         }
+        // A group that stays empty has this once a minute, however often it is asked for.
+        if due && !lately && known == 0 {
+            self.repeat(key, now_ms, 0);
+        }
         due
+    }
+
+    fn repeat(&mut self, key: Key, now_ms: u64, made: usize) {
+        if let Some(pause_ms) = GATHER_REPEATS_MS.get(made)
+            && self.repeats.len() < GATHER_REPEATS_MAX
+        {
+            self.repeats.push(Repeat { due_ms: now_ms + pause_ms, key, made });
+        }
+    }
+
+    /// When [`Database::repeats_due`] is due next.
+    pub fn repeats_due_ms(&self) -> Option<u64> {
+        self.repeats.iter().map(|r| r.due_ms).min()
+    }
+
+    /// The multicasts for which gathers are to be repeated now: groups where one waits and still nobody is known.
+    pub fn repeats_due(&mut self, now_ms: u64) -> Vec<(NetworkId, Multicast)> {
+        let due: Vec<Repeat> = self.repeats.extract_if(.., |r| r.due_ms <= now_ms).collect();
+        let mut waiting = Vec::new();
+        for Repeat { key, made, .. } in due {
+            self.expire_queue(now_ms, key);
+            let group = self.groups.get(&key).filter(|group| group.members.is_empty());
+            if let Some(queued) = group.and_then(|group| group.queue.front()) {
+                waiting.push((key.0, queued.multicast.clone()));
+                self.repeat(key, now_ms, made + 1);
+            }
+        }
+        waiting
     }
 
     /// Keeps a multicast for `left` more recipients; false if it was not kept because a bound is reached.
@@ -175,11 +219,12 @@ impl Database {
                 group.members.iter().for_each(|&(m, _)| release(&mut self.groups_of, network, m));
             }
         }
+        self.repeats.retain(|r| r.key.0 != network);
     }
 
     /// Forgets members not heard of, multicasts that waited too long, and groups with nothing left in them.
     pub fn sweep(&mut self, now_ms: u64) {
-        let Database { groups, groups_of, memberships, queued_bytes } = self;
+        let Database { groups, groups_of, memberships, queued_bytes, .. } = self;
         groups.retain(|&(network, _), group| {
             group.members.retain(|&(member, seen)| {
                 let keep = now_ms.saturating_sub(seen) < LIKE_EXPIRY_MS;
@@ -324,6 +369,35 @@ mod tests {
         assert!(db.len().2 <= MULTICAST_QUEUE_BYTES_MAX);
         db.sweep(MULTICAST_QUEUE_MS);
         assert_eq!(db.len().2, 0);
+    }
+
+    #[test]
+    fn a_gather_that_found_nobody_is_repeated_three_times_while_something_waits_and_then_not_for_a_minute() {
+        let mut db = Database::default();
+        let repeats = |db: &mut Database, from: u64, to: u64| -> Vec<u64> {
+            (from..to).filter(|&ms| !db.repeats_due(ms).is_empty()).collect()
+        };
+        assert!(db.gather_due(0, NETWORK, group(0), 0));
+        assert!(db.enqueue(0, NETWORK, multicast(10), Vec::new(), 5));
+        assert_eq!(db.repeats_due_ms(), Some(100));
+        assert_eq!(repeats(&mut db, 0, 1000), [100, 300, 700]);
+        assert!(db.gather_due(1000, NETWORK, group(0), 0));
+        assert!(repeats(&mut db, 1000, 3000).is_empty() && db.repeats_due_ms().is_none());
+        assert!(db.gather_due(61_000, NETWORK, group(0), 0));
+        assert!(repeats(&mut db, 61_000, 63_000).is_empty(), "nothing waits any more");
+        (0..2 * GATHER_REPEATS_MAX).for_each(|n| assert!(db.gather_due(130_000, NETWORK, group(n), 0)));
+        assert_eq!(db.repeats.len(), GATHER_REPEATS_MAX);
+        db.leave(NETWORK);
+        assert_eq!(db.repeats.len(), 0);
+    }
+
+    #[test]
+    fn a_gather_is_not_repeated_once_somebody_is_known() {
+        let mut db = Database::default();
+        assert!(db.gather_due(0, NETWORK, group(0), 0));
+        assert!(db.enqueue(0, NETWORK, multicast(10), Vec::new(), 5));
+        db.note(50, NETWORK, group(0), Address::from_u64(9));
+        assert!(db.repeats_due(100).is_empty() && db.repeats_due_ms().is_none());
     }
 
     #[test]

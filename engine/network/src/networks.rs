@@ -229,7 +229,8 @@ impl Networks {
         let urgent = |n: &Network| {
             [Some(n.request_due_ms()), n.announce_due_ms(), n.spaced_due_ms()].into_iter().flatten().min()
         };
-        let urgent = self.tables.joined.values().filter_map(urgent).min();
+        let gathers = self.tables.multicast.repeats_due_ms();
+        let urgent = self.tables.joined.values().filter_map(urgent).chain(gathers).min();
         urgent.map_or(self.tables.ticked_ms + TICK_MS, |at| at.min(self.tables.ticked_ms + TICK_MS))
     }
 
@@ -415,6 +416,7 @@ impl Tables {
 
     fn tick(&mut self, turn: &mut Turn<'_>) {
         let now_ms = turn.ms();
+        self.repeat_gathers(turn);
         let ticking = now_ms.saturating_sub(self.ticked_ms) >= TICK_MS;
         let sweeping = now_ms.saturating_sub(self.swept_ms) >= HOUSEKEEPING_MS;
         for (&id, network) in &mut self.joined {

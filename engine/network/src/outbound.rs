@@ -129,6 +129,15 @@ impl Tables {
         }
     }
 
+    /// Asks again for members of groups where a multicast waits and nobody is known.
+    pub(crate) fn repeat_gathers(&mut self, turn: &mut Turn<'_>) {
+        for (id, multicast) in self.multicast.repeats_due(turn.ms()) {
+            if let Some(network) = self.joined.get(&id) {
+                send_gathers(turn, network, &multicast);
+            }
+        }
+    }
+
     /// A new member of a group gets what waits for it.
     pub(crate) fn release_queued(
         &mut self,
