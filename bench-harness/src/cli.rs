@@ -38,6 +38,8 @@ pub enum Command {
     Ceilings(crate::ceiling::Options),
     /// What one 1400-byte packet costs, stage by stage, next to a budget
     Stages(crate::ceiling::Options),
+    /// What a stream loses while a root, an address, an interface or a NAT mapping goes away
+    Failover(crate::failover::Options),
     /// Makes one page of a saved result, and compares it with an older one
     Report(crate::report::Options),
     /// One end of the tunnel without a cipher
@@ -224,6 +226,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Compare(options) => crate::compare::run(options),
         Command::Ceilings(options) => crate::ceiling::run(options),
         Command::Stages(options) => crate::stages::run(options),
+        Command::Failover(options) => crate::failover::run(options),
         Command::PlainForwarder(_) | Command::Report(_) => Ok(()),
     }
 }

@@ -9,6 +9,8 @@ pub mod ceiling;
 pub mod cli;
 pub mod compare;
 pub mod compare_saved;
+pub mod failover;
+pub mod failover_world;
 pub mod latency;
 pub mod load;
 pub mod machine;
