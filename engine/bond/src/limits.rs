@@ -1,0 +1,141 @@
+//! Every number a bond lives by: the protocol's name, the value, the unit, where it comes from.
+//! "spec" is the specification's chapter on bonding; "ours" is a bound or a timer that the reference does not have.
+
+// Configuration. // spec: bonding, "Constants"
+
+/// Default `failoverInterval`. ms, spec.
+pub const FAILOVER_INTERVAL_MS: u32 = 5000;
+/// Smallest `failoverInterval`. ms, spec.
+pub const FAILOVER_INTERVAL_MIN_MS: u32 = 500;
+/// Largest delay or interval that a setting may ask for. ms, ours: a day.
+pub const DELAY_MAX_MS: u32 = 86_400_000;
+/// Packets per turn of balance-rr in `compat` mode. spec.
+pub const PACKETS_PER_LINK: u32 = 64;
+/// Links that one policy may list. ours.
+pub const LINKS_MAX: usize = 64;
+
+// Paths.
+
+/// Paths of one bond. spec.
+pub const PATHS_MAX: usize = 64;
+/// How long a new path is taken on trust in `compat` mode. ms, spec.
+pub const TRIAL_MS: u64 = 15_000;
+/// A path that was not eligible for this long is forgotten. ms, spec.
+pub const INELIGIBLE_MS: u64 = 600_000;
+/// A QOS_MEASUREMENT counts for this long. ms, spec.
+pub const QOS_AGE_MS: u64 = 600_000;
+/// A path to a root is alive for this long. ms, spec.
+pub const ROOT_ALIVE_MS: u64 = 243_000;
+/// Time between two switches under select method `optimize`. ms, spec.
+pub const OPTIMIZE_HOLD_MS: u64 = 15_000;
+
+// Measuring.
+
+/// Odd packet IDs that are remembered per path and direction. spec.
+pub const QOS_PENDING_MAX: usize = 420;
+/// Samples that a mean is made of. spec.
+pub const SAMPLES_MAX: usize = 64;
+/// Samples below which there is no mean. spec.
+pub const SAMPLES_MIN: usize = 4;
+/// Records per report of ours: 1028 bytes, which fit any link. ours.
+pub const QOS_RECORDS_OURS: usize = 100;
+/// A latency above this is not believed. us, spec.
+pub const LATENCY_MAX_US: u64 = 10_000_000;
+/// Arrivals in a row, each close to the one before, after which a gate is shut. spec.
+pub const GATE_COUNT: u32 = 128;
+/// Shortest gap between two negotiation requests that does not count as close. ms, spec.
+pub const NEGOTIATION_GAP_MS: u64 = 937;
+/// Shortest gap between two ECHOs of one path that are both answered. ms, spec.
+pub const ECHO_GAP_MS: u64 = 166;
+
+// Negotiation. // spec: bonding, "ACK and path negotiation"
+
+/// Between two checks. ms, spec.
+pub const NEGOTIATION_CHECK_MS: u64 = 15_000;
+/// Requests until we are silent. spec.
+pub const NEGOTIATION_TRIES: u8 = 3;
+/// After this long we may ask again. ms, spec.
+pub const NEGOTIATION_CUTOFF_MS: u64 = 60_000;
+/// After this long without an answer we give in. ms, spec.
+pub const NEGOTIATION_GIVE_UP_MS: u64 = 30_000;
+
+// Judging whether what we send arrives. // spec: bonding, "Probing, liveness, loss"
+
+/// Smallest RTO. us, spec.
+pub const RTO_MIN_US: u64 = 20_000;
+/// Largest RTO. us, ours.
+pub const RTO_MAX_US: u64 = 2_000_000;
+/// RTO before the first round trip was measured. us, ours.
+pub const RTO_FIRST_US: u64 = 250_000;
+/// Added to srtt at least. us, spec.
+pub const RTO_SLACK_US: u64 = 10_000;
+/// Acknowledged requests in flight that a path remembers; more than are sent in one RTO at the politest rate. ours.
+pub const OUTSTANDING_MAX: usize = 64;
+/// Probes of a suspect path. spec.
+pub const SUSPECT_PROBES: u8 = 5;
+/// Unanswered probes after which a suspect path is down. spec.
+pub const DOWN_PROBES: u8 = 3;
+/// Between two probes at least, for politeness: 50 per second. us, spec.
+pub const PROBE_GAP_MIN_US: u64 = 20_000;
+/// First pause between probes of a path that is down. us, spec.
+pub const BACKOFF_FIRST_US: u64 = 50_000;
+/// Last. us, spec.
+pub const BACKOFF_MAX_US: u64 = 5_000_000;
+/// Acknowledgements in a row that raise a path. spec.
+pub const UP_ACKS: u8 = 3;
+/// They must come within this long. us, spec.
+pub const UP_WITHIN_US: u64 = 1_000_000;
+/// Keep-alive of a path that stands by. us, spec.
+pub const KEEP_ALIVE_STANDBY_US: u64 = 1_000_000;
+/// Keep-alive of the others. us, spec.
+pub const KEEP_ALIVE_US: u64 = 5_000_000;
+/// What one failure adds to the flap penalty. spec.
+pub const PENALTY: f64 = 1000.0;
+/// The penalty halves in this long. us, spec.
+pub const PENALTY_HALF_US: f64 = 15_000_000.0;
+/// Above this a path is held back. spec.
+pub const PENALTY_HELD: f64 = 2500.0;
+/// The penalty never exceeds this, so a path is held for a minute or so after the last flap at most. ours.
+pub const PENALTY_MAX: f64 = 10_000.0;
+/// How long a path that flapped must stay good before it gets data. us, spec.
+pub const HELD_US: u64 = 10_000_000;
+/// All paths suspect for this long: relay beside. us, spec.
+pub const RELAY_AFTER_US: u64 = 2_000_000;
+
+// Sharing. // spec: bonding, "Flow assignment"
+
+/// A live flow goes home when it was idle for this long. us, spec.
+pub const MOVE_IDLE_US: u64 = 50_000;
+/// Or when its home has been back for this long. us, spec.
+pub const MOVE_AFTER_US: u64 = 1_000_000;
+/// Between two moves of live flows at least. us, ours.
+pub const MOVE_GAP_US: u64 = 20_000;
+/// A path is overloaded above this share of its rate. spec.
+pub const LOAD_HIGH: f64 = 0.95;
+/// And another has room below this. spec.
+pub const LOAD_LOW: f64 = 0.70;
+/// For this long. us, spec.
+pub const LOAD_FOR_US: u64 = 1_000_000;
+/// Between two elephants that are moved. us, spec.
+pub const ELEPHANT_GAP_US: u64 = 250_000;
+/// Packets within [`ELEPHANT_WINDOW_US`] above which a flow is large. spec.
+pub const ELEPHANT_PACKETS: u32 = 32;
+/// us, spec.
+pub const ELEPHANT_WINDOW_US: u64 = 100_000;
+/// A weight that changed by less than this share is not published. ours.
+pub const WEIGHT_STEP: f64 = 0.2;
+/// An idle flow is forgotten after this. us, spec.
+pub const FLOW_IDLE_US: u64 = 243_000_000;
+/// Flows of one selector at most; more push out the longest idle of their bucket. ours.
+pub const FLOWS_MAX: usize = 65_536;
+/// Rate taken for a path that nobody measured or configured. bytes/s, ours: 2 Mbit/s.
+pub const RATE_FIRST: f64 = 250_000.0;
+/// Bounds of any rate. bytes/s, ours: 64 kbit/s to 100 Gbit/s.
+pub const RATE_MIN: f64 = 8_000.0;
+/// See [`RATE_MIN`].
+pub const RATE_MAX: f64 = 12.5e9;
+
+// Explaining.
+
+/// Decisions that a bond remembers. ours.
+pub const DECISIONS_MAX: usize = 64;
