@@ -5,7 +5,9 @@
 //! know a real clock, socket or thread.
 
 mod host;
+pub mod lab;
 mod link;
+pub mod meeting;
 mod nat;
 mod stack;
 mod world;
