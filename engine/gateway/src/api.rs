@@ -60,6 +60,14 @@ pub enum Ask {
     Join(NetworkId, Allow),
     /// DELETE /network/id
     Leave(NetworkId),
+    /// GET /moon
+    Moons,
+    /// GET /moon/id
+    Moon(u64),
+    /// POST /moon/id with the seed's address
+    Orbit(u64, Option<Address>),
+    /// DELETE /moon/id
+    Deorbit(u64),
     /// GET /peer
     Peers,
     /// GET /peer/address
@@ -240,6 +248,10 @@ pub fn route(method: &Method, path: &str, body: &[u8]) -> Result<Ask, Answer> {
         ["network", id] if delete => Ask::Leave(network_id(id)?),
         ["peer"] if read => Ask::Peers,
         ["peer", address] if read => Ask::Peer(self::address(address)?),
+        ["moon"] if read => Ask::Moons,
+        ["moon", id] if read => Ask::Moon(moon_id(id)?),
+        ["moon", id] if write => Ask::Orbit(moon_id(id)?, seed(body)),
+        ["moon", id] if delete => Ask::Deorbit(moon_id(id)?),
         ["controller", rest @ ..] => Ask::Controller(controller_ask(rest, (read, write, delete), body)?),
         ["unstable", "controller", "network"] if read => Ask::Controller(ControllerAsk::NetworkRecords),
         ["unstable", "controller", "network", id, "member"] if read => {
@@ -278,6 +290,24 @@ fn controller_ask(parts: &[&str], method: (bool, bool, bool), body: &[u8]) -> Re
 
 fn network_id(text: &str) -> Result<NetworkId, Answer> {
     text.parse().map_err(|_| Answer::not_found())
+}
+
+/// 10 hex digits as in ZeroTierOne, or all 16. // spec: service, "Node endpoints"
+fn moon_id(text: &str) -> Result<u64, Answer> {
+    parse_moon_id(text).ok_or_else(Answer::not_found)
+}
+
+/// The ID of a moon as 10 or 16 hex digits.
+pub fn parse_moon_id(text: &str) -> Option<u64> {
+    let hex = matches!(text.len(), 10 | 16) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if hex { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+/// The seed that an orbit names; none if it names none that can be, as in ZeroTierOne.
+fn seed(body: &[u8]) -> Option<Address> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let seed: Address = body.get("seed")?.as_str()?.parse().ok()?;
+    (!seed.is_reserved()).then_some(seed)
 }
 
 fn address(text: &str) -> Result<Address, Answer> {
@@ -503,6 +533,24 @@ mod tests {
             assert_eq!(get(path), Err(Answer::not_found()), "{path}");
         }
         assert_eq!(route(&Method::POST, "/status", b""), Err(Answer::not_found()), "wrong method");
+    }
+
+    #[test]
+    fn moons_are_named_by_10_or_16_digits_and_orbited_through_a_seed() {
+        let (id, who) = (0xb9_fd86_978b, "b9fd86978b".parse().expect("address"));
+        assert_eq!(route(&Method::GET, "/moon", b""), Ok(Ask::Moons));
+        for path in ["/moon/b9fd86978b", "/moon/000000b9fd86978b"] {
+            assert_eq!(route(&Method::GET, path, b""), Ok(Ask::Moon(id)));
+            assert_eq!(route(&Method::DELETE, path, b""), Ok(Ask::Deorbit(id)));
+            let post = |body: &str| route(&Method::POST, path, body.as_bytes());
+            assert_eq!(post(r#"{"seed": "b9fd86978b"}"#), Ok(Ask::Orbit(id, Some(who))));
+            for none in ["", "{", "{}", r#"{"seed": 7}"#, r#"{"seed": "0000000000"}"#] {
+                assert_eq!(post(none), Ok(Ask::Orbit(id, None)), "{none}");
+            }
+        }
+        for path in ["/moon/b9fd86978", "/moon/+9fd86978b", "/moon/000000b9fd86978b0"] {
+            assert_eq!(route(&Method::GET, path, b""), Err(Answer::not_found()), "{path}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value, json};
 use wire::{Address, NetworkId};
 
+use crate::api::parse_moon_id;
 use crate::client::{Client, ClientError};
 use crate::home::{DEFAULT_HOME, Home};
 use crate::{daemon, show, tools};
@@ -57,6 +58,26 @@ pub enum Command {
         /// 16 hex digits
         network: NetworkId,
     },
+    /// Show the moons it follows: roots of your own beside the planet's
+    #[command(alias = "listmoons")]
+    Moons,
+    /// Follow a moon
+    Orbit {
+        /// World ID, 10 or 16 hex digits
+        #[arg(value_parser = moon_id)]
+        moon: u64,
+        /// Address of one of its roots, which will bring the definition; 10 hex digits
+        seed: Address,
+    },
+    /// Stop following a moon
+    Deorbit {
+        /// World ID, 10 or 16 hex digits
+        #[arg(value_parser = moon_id)]
+        moon: u64,
+    },
+    /// Make and examine moons
+    #[command(subcommand)]
+    Moon(MoonCommand),
     /// Make and examine identities
     #[command(subcommand)]
     Identity(IdentityCommand),
@@ -225,6 +246,38 @@ pub enum PlanetCommand {
         /// The file; none: the planet of --home
         file: Option<PathBuf>,
     },
+}
+
+/// `hawser moon ...`
+#[derive(Debug, Subcommand)]
+pub enum MoonCommand {
+    /// Make a signed moon file. Put it into moons.d of each of its roots' homes; others follow it with `hawser orbit`
+    Make {
+        /// A root: its identity (file or text) and where it is reached; up to 4 times
+        #[arg(long = "root", required = true, value_name = "IDENTITY@IP/PORT[,IP/PORT]")]
+        roots: Vec<String>,
+        /// The moon file [default: <16 hex digits of the ID>.moon]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The signing key, made if missing; without it a throw-away key signs, and the moon can never be changed
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// World ID, 10 or 16 hex digits [default: the address of the first root]
+        #[arg(long, value_parser = moon_id)]
+        id: Option<u64>,
+        /// Replace an existing file
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print a moon file
+    Show {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+fn moon_id(text: &str) -> Result<u64, String> {
+    parse_moon_id(text).ok_or_else(|| "it is not 10 or 16 hex digits".to_owned())
 }
 
 /// `hawser controller ...`
@@ -445,6 +498,17 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
             }
             print(left, |_| "left".into())
         }
+        Command::Moons => print(client()?.get("/moon")?, show::moons),
+        Command::Orbit { moon, seed } => {
+            let body = json!({"seed": seed.to_string()});
+            let object = client()?.post(&format!("/moon/{moon:016x}"), &body)?;
+            if object.get("id").is_none() {
+                return Err(CliError::Failed(format!("{seed} cannot be a seed")));
+            }
+            print(object, |moon| show::moons(&json!([moon])))
+        }
+        Command::Deorbit { moon } => print(client()?.delete(&format!("/moon/{moon:016x}"))?, |_| "deorbited".into()),
+        Command::Moon(command) => emit(&tools::moon(command, &home, cli.json)?),
         Command::Identity(command) => emit(&tools::identity(command, &home, cli.json)?),
         Command::Planet(command) => emit(&tools::planet(command, &home, cli.json)?),
         Command::Controller(command) => {
@@ -607,6 +671,12 @@ mod tests {
             "hawser status",
             "hawser peers --json",
             "hawser networks",
+            "hawser moons",
+            "hawser listmoons --json",
+            "hawser orbit 000000b9fd86978b b9fd86978b",
+            "hawser deorbit b9fd86978b",
+            "hawser moon make --root id@10.0.0.1/9993 --out m --key k --id b9fd86978b --force",
+            "hawser moon show m",
             "hawser leave 6af3745e97000001",
             "hawser join 6af3745e97000001 --allow-global true",
             "hawser identity new --out f",
@@ -633,6 +703,9 @@ mod tests {
     #[test]
     fn a_wrong_id_is_a_usage_error() {
         for line in ["hawser up --io epoll", "hawser up --busy-poll 65536"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        for line in ["hawser orbit xyz b9fd86978b", "hawser deorbit b9fd86978b0"] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
         for line in ["hawser join 123", "hawser up --shards 0", "hawser up --port 70000", "hawser planet make --out p"]

@@ -674,6 +674,7 @@ impl Control {
         let file = match key {
             StateKey::Planet => self.p.home.planet(),
             StateKey::Moon(id) => self.p.home.moon(id),
+            StateKey::Seed(id) => self.p.home.moon_seed(id),
             StateKey::NetworkConfig(id) => self.p.home.network(id),
             StateKey::Peer(address) => self.p.home.peer(address),
         };

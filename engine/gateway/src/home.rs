@@ -98,6 +98,8 @@ pub struct Loaded {
     pub planet: World,
     /// The moons, verified.
     pub moons: Vec<World>,
+    /// Moons that are waited for, and who will bring them.
+    pub seeds: Vec<(u64, Address)>,
     /// Networks to rejoin, ascending.
     pub networks: Vec<JoinedNetwork>,
     /// Cached peers, as stored.
@@ -150,6 +152,11 @@ impl Home {
     /// A moon.
     pub fn moon(&self, id: u64) -> PathBuf {
         self.root.join(format!("moons.d/{id:016x}.moon"))
+    }
+
+    /// Who will bring a moon that is waited for: an address as text. ZeroTierOne has no such file and passes over it.
+    pub fn moon_seed(&self, id: u64) -> PathBuf {
+        self.root.join(format!("moons.d/{id:016x}.seed"))
     }
 
     /// A network's last configuration; that it exists means joined.
@@ -214,6 +221,7 @@ impl Home {
         let identity = self.load_identity()?;
         let planet = self.load_planet()?;
         let moons = self.load_moons()?;
+        let seeds = self.load_seeds()?;
         let networks = self.load_networks()?;
         let peers = self.load_peers()?;
         let token = self.load_token()?;
@@ -238,7 +246,7 @@ impl Home {
                 token
             }
         };
-        Ok(Loaded { identity: Arc::new(identity), planet, moons, networks, peers, token })
+        Ok(Loaded { identity: Arc::new(identity), planet, moons, seeds, networks, peers, token })
     }
 
     fn load_identity(&self) -> Result<Option<SecretIdentity>, HomeError> {
@@ -335,6 +343,17 @@ impl Home {
             moons.push(moon);
         }
         Ok(moons)
+    }
+
+    fn load_seeds(&self) -> Result<Vec<(u64, Address)>, HomeError> {
+        let mut seeds = Vec::new();
+        for (id, file) in self.list("moons.d", ".seed", 16)?.into_iter().take(MAX_MOONS) {
+            let bytes = self.read(&file)?.unwrap_or_default();
+            let seed = String::from_utf8_lossy(&bytes).trim().parse();
+            let corrupt = |e| self.corrupt(file, format!("not an address ({e})"), ", or remove it");
+            seeds.push((id, seed.map_err(corrupt)?));
+        }
+        Ok(seeds)
     }
 
     fn load_networks(&self) -> Result<Vec<JoinedNetwork>, HomeError> {
@@ -606,6 +625,14 @@ mod tests {
         fs::write(signer_file(&home.planet()), key).expect("write");
         refused(&home, &home.planet(), &flipped(), "signature does not fit");
         refused(&home, &home.moon(7), DEFAULT_PLANET, "mixed up");
+    }
+
+    #[test]
+    fn seeds_of_moons_to_come_are_read_and_a_damaged_one_is_refused() {
+        let (_dir, home, address) = made();
+        refused(&home, &home.moon_seed(7), b"nobody", "not an address");
+        fs::write(home.moon_seed(7), format!("{address}\n")).expect("write");
+        assert_eq!(home.load().expect("load").seeds, [(7, address)]);
     }
 
     #[test]

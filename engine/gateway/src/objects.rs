@@ -10,10 +10,12 @@ use serde_json::{Map, Value, json};
 use uring::probe::Choice;
 use wire::endpoint::{Prefix, to_text};
 use wire::world::World;
-use wire::{Identity, MulticastGroup, Now};
+use wire::{Address, Identity, MulticastGroup, Now};
 
 use crate::api::COMPATIBLE_VERSION;
+use crate::links::Ports;
 use crate::network_conf::NetworkConf;
+use crate::portmap::Mapped;
 use crate::taps::PortError;
 
 fn version_fields() -> Map<String, Value> {
@@ -39,8 +41,10 @@ pub struct StatusFacts<'a> {
     pub planet: &'a World,
     /// The settings as written.
     pub local_conf: &'a Map<String, Value>,
-    /// The port in use.
-    pub port: u16,
+    /// The ports in use.
+    pub ports: Ports,
+    /// Where routers let others reach us: link, our port, theirs.
+    pub mapped: Vec<(String, SocketAddr, Mapped)>,
     /// The home folder.
     pub home: String,
     /// Bound UDP sockets.
@@ -61,20 +65,28 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
     let mut config = facts.local_conf.clone();
     let mut settings = config.get("settings").and_then(Value::as_object).cloned().unwrap_or_default();
     let in_force = json!({
-        "primaryPort": facts.port,
-        "secondaryPort": 0,
-        "tertiaryPort": 0,
+        "primaryPort": facts.ports.primary,
+        "secondaryPort": facts.ports.secondary.unwrap_or(0),
+        "tertiaryPort": facts.ports.tertiary.unwrap_or(0),
         "listeningOn": endpoints(&facts.listening),
         "surfaceAddresses": endpoints(&facts.surface),
         "homeDir": facts.home,
         "allowTcpFallbackRelay": false,
         "forceTcpRelay": false,
-        "portMappingEnabled": false,
+        "portMappingEnabled": facts.ports.tertiary.is_some(),
         "softwareUpdate": "disable",
         "softwareUpdateChannel": "release",
     });
     settings.extend(in_force.as_object().cloned().unwrap_or_default());
     config.insert("settings".into(), settings.into());
+    let mapping = |(link, local, mapped): &(String, SocketAddr, Mapped)| {
+        json!({
+            "link": link,
+            "local": to_text(*local),
+            "external": to_text(mapped.external),
+            "protocol": mapped.protocol.to_string(),
+        })
+    };
     let mut object = version_fields();
     let fields = json!({
         "address": facts.identity.address().to_string(),
@@ -86,6 +98,7 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "planetWorldTimestamp": facts.planet.timestamp,
         "config": config,
         "hawserVersion": env!("CARGO_PKG_VERSION"),
+        "portMappings": facts.mapped.iter().map(mapping).collect::<Vec<_>>(),
         "shards": facts.shards,
         "io": {"backend": facts.io.backend.to_string(), "why": facts.io.why},
         "counters": facts.counters,
@@ -100,6 +113,37 @@ pub fn health(now: Now, online: bool) -> Value {
     object.insert("online".into(), online.into());
     object.insert("clock".into(), now.unix_ms.into());
     object.into()
+}
+
+/// One moon of GET /moon. // spec: service, "Moon"
+pub fn moon(world: &World) -> Value {
+    let root = |root: &wire::Root| {
+        json!({
+            "identity": root.identity.to_string(),
+            "stableEndpoints": root.endpoints.iter().map(|e| to_text(*e)).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "id": format!("{:016x}", world.id),
+        "timestamp": world.timestamp,
+        "signature": hex::encode(world.signature.0),
+        "updatesMustBeSignedBy": hex::encode(world.update_key),
+        "roots": world.roots.iter().map(root).collect::<Vec<_>>(),
+        "waiting": false,
+    })
+}
+
+/// The same of one whose definition has not come yet; `seed` is ours.
+pub fn awaited_moon(id: u64, seed: Address) -> Value {
+    json!({
+        "id": format!("{id:016x}"),
+        "timestamp": 0,
+        "signature": null,
+        "updatesMustBeSignedBy": null,
+        "roots": [],
+        "waiting": true,
+        "seed": seed.to_string(),
+    })
 }
 
 /// What the gateway knows of a network beside the node.

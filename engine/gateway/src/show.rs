@@ -109,6 +109,20 @@ pub fn peers(v: &Value) -> String {
     })
 }
 
+/// The moon list.
+pub fn moons(v: &Value) -> String {
+    let header = ["moon", "state", "timestamp", "roots"];
+    list(v, "no moons; follow one with `hawser orbit <moon> <seed>`", &header, |m| {
+        let state = match m["waiting"] == true {
+            true => format!("waiting for {}", text(&m["seed"])),
+            false => "followed".into(),
+        };
+        let address = |root: &Value| text(&root["identity"]).chars().take(10).collect::<String>();
+        let roots: Vec<String> = items(&m["roots"]).iter().map(address).collect();
+        vec![text(&m["id"]), state, text(&m["timestamp"]), roots.join(" ")]
+    })
+}
+
 /// The network list.
 pub fn networks(v: &Value) -> String {
     let header = ["network", "name", "status", "type", "device", "mac", "addresses"];
@@ -237,6 +251,17 @@ mod tests {
     fn a_refused_network_is_shown_with_what_it_means() {
         let shown = networks(&json!([{"id": "6af3745e97000001", "status": "ACCESS_DENIED"}]));
         assert!(shown.contains("6af3745e97000001: the controller has not authorised this node"), "{shown}");
+    }
+
+    #[test]
+    fn a_moon_is_shown_with_its_roots_or_with_whom_it_waits_for() {
+        let shown = moons(&json!([
+            {"id": "000000b9fd86978b", "timestamp": 7, "waiting": false, "roots": [{"identity": "b9fd86978b:0:00"}]},
+            {"id": "0000000000000001", "timestamp": 0, "waiting": true, "roots": [], "seed": "1122334455"},
+        ]));
+        let words = |n| shown.lines().nth(n).expect("a row").split_whitespace().collect::<Vec<_>>();
+        assert_eq!(words(1), ["000000b9fd86978b", "followed", "7", "b9fd86978b"]);
+        assert_eq!(words(2), ["0000000000000001", "waiting", "for", "1122334455", "0", "-"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The commands that need no daemon: identities and planets as files. Knows files and `wire`, nothing of a running node.
+//! The commands that need no daemon: identities, planets and moons as files. Knows files and `wire`, nothing of a running node.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use wire::identity::{Identity, SecretIdentity};
 use wire::world::{Root, WORLD_MAX_ENDPOINTS, WORLD_MAX_ROOTS, World, WorldKind};
 use zeroize::Zeroizing;
 
-use crate::cli::{CliError, IdentityCommand, PlanetCommand};
+use crate::cli::{CliError, IdentityCommand, MoonCommand, PlanetCommand};
 use crate::home::{Home, PUBLIC, SECRET};
 use crate::local_conf::parse_endpoint;
 use crate::{show, store};
@@ -105,8 +105,12 @@ fn read_identity(given: Option<&str>, home: &Home) -> Result<Identity, CliError>
 pub fn planet(command: &PlanetCommand, home: &Home, as_json: bool) -> Result<String, CliError> {
     match command {
         PlanetCommand::Make { roots, out, key, id, force } => {
-            not_there_yet([out.as_path()], *force)?;
-            make_planet(roots, out, key.as_deref(), *id, home, as_json)
+            if *id == Some(PUBLIC_PLANET_ID) {
+                return fail(format!("--id {PUBLIC_PLANET_ID} is the public planet's; leave it out for a random one"));
+            }
+            let roots = read_roots(roots, home)?;
+            let id = id.unwrap_or_else(|| u64::from(rand::random_range(1u32..u32::MAX)));
+            make_world(WorldKind::Planet, id, roots, (out, *force), key.as_deref(), as_json)
         }
         PlanetCommand::Show { file } => {
             let file = file.clone().unwrap_or_else(|| home.planet());
@@ -117,21 +121,33 @@ pub fn planet(command: &PlanetCommand, home: &Home, as_json: bool) -> Result<Str
     }
 }
 
-fn make_planet(
-    roots: &[String],
-    out: &Path,
+/// `hawser moon ...`; what to print.
+pub fn moon(command: &MoonCommand, home: &Home, as_json: bool) -> Result<String, CliError> {
+    match command {
+        MoonCommand::Make { roots, out, key, id, force } => {
+            let roots = read_roots(roots, home)?;
+            // spec: wire, "World (planet, moon)": by convention the address of its first root
+            let first = roots.first().map_or(0, |root| root.identity.address().to_u64());
+            let id = id.unwrap_or(first);
+            let out = out.clone().unwrap_or_else(|| format!("{id:016x}.moon").into());
+            make_world(WorldKind::Moon, id, roots, (&out, *force), key.as_deref(), as_json)
+        }
+        MoonCommand::Show { file } => {
+            let world = World::parse(&fs::read(file).map_err(in_file(file))?).map_err(in_file(file))?;
+            Ok(show_world(&world, as_json))
+        }
+    }
+}
+
+fn make_world(
+    kind: WorldKind,
+    id: u64,
+    roots: Vec<Root>,
+    (out, force): (&Path, bool),
     key: Option<&Path>,
-    id: Option<u64>,
-    home: &Home,
     as_json: bool,
 ) -> Result<String, CliError> {
-    if roots.len() > WORLD_MAX_ROOTS {
-        return fail(format!("a planet has at most {WORLD_MAX_ROOTS} roots"));
-    }
-    if id == Some(PUBLIC_PLANET_ID) {
-        return fail(format!("--id {PUBLIC_PLANET_ID} is the public planet's; leave it out for a random one"));
-    }
-    let roots = roots.iter().map(|text| read_root(text, home)).collect::<Result<Vec<_>, _>>()?;
+    not_there_yet([out], force)?;
     let signer = match key {
         Some(file) if file.exists() => {
             let text = Zeroizing::new(fs::read_to_string(file).map_err(in_file(file))?);
@@ -144,12 +160,18 @@ fn make_planet(
         }
         None => SecretIdentity::generate(&mut rand::rng()),
     };
-    let id = id.unwrap_or_else(|| u64::from(rand::random_range(1u32..u32::MAX)));
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-    let world = World::make(WorldKind::Planet, id, timestamp, *signer.public().public_key(), roots, &signer);
+    let world = World::make(kind, id, timestamp, *signer.public().public_key(), roots, &signer);
     store::replace(out, PUBLIC, &world.to_bytes()).map_err(in_file(out))?;
     let text = format!("{}: {}", out.display(), show_world(&world, false));
     Ok(if as_json { show_world(&world, true) } else { text })
+}
+
+fn read_roots(roots: &[String], home: &Home) -> Result<Vec<Root>, CliError> {
+    if roots.len() > WORLD_MAX_ROOTS {
+        return fail(format!("--root: at most {WORLD_MAX_ROOTS} times"));
+    }
+    roots.iter().map(|text| read_root(text, home)).collect()
 }
 
 fn read_root(text: &str, home: &Home) -> Result<Root, CliError> {
@@ -181,7 +203,8 @@ fn show_world(world: &World, as_json: bool) -> String {
         }));
     }
     let signed = if world.is_self_signed() { "" } else { ", not signed with the key it names" };
-    let mut text = format!("{kind} {} of {} ms{signed}", world.id, world.timestamp);
+    let id = if world.kind == WorldKind::Moon { format!("{:016x}", world.id) } else { world.id.to_string() };
+    let mut text = format!("{kind} {id} of {} ms{signed}", world.timestamp);
     for root in &world.roots {
         text.push_str(&format!("\n  root {} at {}", root.identity.address(), endpoints(root).join(", ")));
     }
@@ -243,6 +266,21 @@ mod tests {
         assert!(shown.contains("2001:db8::1/9993") && shown.contains("\"selfSigned\": true"), "{shown}");
         let refused = planet(&make(Some(PUBLIC_PLANET_ID), true), &home, false).expect_err("public id").to_string();
         assert!(refused.contains("public planet"), "{refused}");
+    }
+
+    #[test]
+    fn a_moon_is_made_under_the_address_of_its_first_root() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let home = Home::new(dir.path());
+        let secret = SecretIdentity::generate(&mut rand::rng());
+        let (root, file) = (format!("{}@192.0.2.1/9993", secret.public()), dir.path().join("moon"));
+        let make = MoonCommand::Make { roots: vec![root], out: Some(file.clone()), key: None, id: None, force: false };
+        moon(&make, &home, false).expect("made");
+        let made = World::parse(&fs::read(&file).expect("file")).expect("world");
+        assert!(made.kind == WorldKind::Moon && made.is_self_signed());
+        assert_eq!(made.id, secret.public().address().to_u64());
+        let shown = moon(&MoonCommand::Show { file }, &home, false).expect("shown");
+        assert!(shown.starts_with(&format!("moon {:016x} of", made.id)), "{shown}");
     }
 
     #[test]

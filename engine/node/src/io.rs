@@ -121,6 +121,8 @@ pub enum StateKey {
     Planet,
     /// `moons.d/<id>.moon`
     Moon(u64),
+    /// `moons.d/<id>.seed`, ours: the address of who will bring a moon that is waited for
+    Seed(u64),
     /// `networks.d/<id>.conf`
     NetworkConfig(NetworkId),
     /// `peers.d/<address>.peer`

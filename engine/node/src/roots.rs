@@ -111,6 +111,11 @@ impl Roots {
         true
     }
 
+    /// Moons to come and their seeds.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = (u64, Address)> {
+        self.wanted.iter().map(|(&moon, &seed)| (moon, seed))
+    }
+
     /// Gives a moon up. True if it was held.
     pub(crate) fn deorbit(&mut self, moon: u64) -> bool {
         self.wanted.remove(&moon);

@@ -44,19 +44,42 @@ impl Node {
         Ok(id)
     }
 
-    /// Starts to follow a moon that `seed`, one of its roots, will bring.
-    pub fn orbit(&mut self, now: Now, moon: u64, seed: Address) {
-        if self.roots.orbit(moon, seed) {
-            self.timers.next_ping_ms = now.ms();
+    /// Starts to follow a moon that `seed`, one of its roots, will bring; a restart goes on waiting for it. True if the
+    /// moon is held or waited for, false if there are too many.
+    pub fn orbit(&mut self, now: Now, moon: u64, seed: Address) -> bool {
+        let waits = self.restore_seed(now, moon, seed);
+        if waits {
+            self.output(Output::Store(StateKey::Seed(moon), Some(seed.to_string().into_bytes())));
         }
+        waits || self.roots.world(WorldKind::Moon, moon).is_some()
     }
 
-    /// Stops following a moon and deletes it.
+    /// Waits for a moon again, as before the restart. False if it is held, or there are too many.
+    pub fn restore_seed(&mut self, now: Now, moon: u64, seed: Address) -> bool {
+        let waits = self.roots.orbit(moon, seed);
+        if waits {
+            // The moon rides in the answer to a HELLO that asks for it: a seed that we talk to anyway is greeted now.
+            if let Some(peer) = self.peers.get_mut(seed) {
+                peer.last_full_hello.clear();
+            }
+            self.timers.next_ping_ms = now.ms();
+        }
+        waits
+    }
+
+    /// Stops following a moon, or waiting for it, and deletes what is on disk of it.
     pub fn deorbit(&mut self, now: Now, moon: u64) {
+        self.stop_waiting(moon);
         if self.roots.deorbit(moon) {
             self.output(Output::Store(StateKey::Moon(moon), None));
         }
         self.worlds_changed(now);
+    }
+
+    fn stop_waiting(&mut self, moon: u64) {
+        if self.roots.wanted().any(|(id, _)| id == moon) {
+            self.output(Output::Store(StateKey::Seed(moon), None));
+        }
     }
 
     /// The planet, if there is one.
@@ -69,6 +92,11 @@ impl Node {
         self.roots.moons()
     }
 
+    /// The moons waited for, and who will bring them.
+    pub fn awaited_moons(&self) -> impl Iterator<Item = (u64, Address)> {
+        self.roots.wanted()
+    }
+
     /// Worlds that rode in an OK(HELLO). A malformed one ends the packet's processing.
     pub(crate) fn worlds_offered(&mut self, now: Now, from: Address, ok: &OkHello<'_>) -> Result<(), Malformed> {
         if !self.roots.is_upstream_address(from) && !self.roots.seeds().contains(&from) {
@@ -78,6 +106,7 @@ impl Node {
         for world in ok.worlds() {
             let world = world?;
             let (kind, id) = (world.kind, world.id);
+            let awaited = self.roots.wanted().any(|(moon, _)| moon == id);
             match self.roots.offered(world, from) {
                 Offer::Known => {}
                 Offer::Refused => self.counters.world_refused += 1,
@@ -85,6 +114,9 @@ impl Node {
                     let bytes = self.roots.world(kind, id).map(World::to_bytes);
                     let key = if kind == WorldKind::Planet { StateKey::Planet } else { StateKey::Moon(id) };
                     self.output(Output::Store(key, bytes));
+                    if awaited && kind == WorldKind::Moon {
+                        self.output(Output::Store(StateKey::Seed(id), None));
+                    }
                     self.event(Event::WorldUpdated { id });
                     self.worlds_changed(now);
                 }

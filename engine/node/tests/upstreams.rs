@@ -88,7 +88,9 @@ fn a_moon_is_brought_by_its_seed_and_only_if_it_signed_itself() {
     let make = |by: &Arc<SecretIdentity>| {
         World::make(WorldKind::Moon, 0xabc, 5, *signer.public().public_key(), roots.clone(), by)
     };
-    b.node.orbit(b.now, 0xabc, seed);
+    assert!(b.node.orbit(b.now, 0xabc, seed));
+    b.drain();
+    assert_eq!(b.stored[&StateKey::Seed(0xabc)], Some(seed.to_string().into_bytes()), "a restart goes on waiting");
     b.advance(600);
     // The seed is unknown: asked for, then greeted by relay with the moon among the wanted ones.
     let whois = b.take_to(root).into_iter().find(|s| s.verb == Some(Verb::Whois)).unwrap();
@@ -109,6 +111,7 @@ fn a_moon_is_brought_by_its_seed_and_only_if_it_signed_itself() {
     answer(&mut b, &again, &make(&signer));
     assert_eq!(b.node.moons().count(), 1);
     assert!(b.stored[&StateKey::Moon(0xabc)].is_some());
+    assert_eq!(b.stored[&StateKey::Seed(0xabc)], None);
     // Now it is an upstream, greeted at its endpoint.
     b.advance(6000);
     assert!(b.take_to(seed).iter().any(|s| s.remote == addr("44.3.3.3:9993")));
@@ -116,6 +119,67 @@ fn a_moon_is_brought_by_its_seed_and_only_if_it_signed_itself() {
     b.drain();
     assert_eq!(b.stored[&StateKey::Moon(0xabc)], None);
     assert!(!b.node.peers(b.now).iter().any(|p| p.upstream && p.address == seed));
+}
+
+#[test]
+fn worlds_that_the_real_tool_signed_are_taken_if_newer_and_signed_by_the_key_that_is_in_force() {
+    let (_, file) = vectors::family("wire-world").remove(0);
+    let real = |name: &str| {
+        let case = file["cases"].as_array().unwrap().iter().find(|c| c["name"] == name).unwrap();
+        hex::decode(case["serialized"].as_str().unwrap()).unwrap()
+    };
+    let mut b = Bench::new(1);
+    b.node.restore_planet(b.now, &real("planet-1")).unwrap();
+    let real_moon = b.node.restore_moon(b.now, &real("moon-1")).unwrap();
+    // A moon of ours beside them has the root that tells of the others.
+    let root = b.actor(2);
+    let roots = vec![wire::Root { identity: b.actors[&root].identity(), endpoints: vec![addr(AT_ROOT)] }];
+    let signer = made_up(41);
+    let ours = World::make(WorldKind::Moon, 0xabc, 5, *signer.public().public_key(), roots, &signer);
+    b.node.restore_moon(b.now, &ours.to_bytes()).unwrap();
+    b.sockets(&[5]);
+    b.answer(root, AT_ROOT, 0);
+    b.advance(1000);
+    let offers = [
+        ("planet-1", false),
+        ("planet-0-no-roots", false),
+        ("planet-5-foreign-key", false),
+        ("planet-6-other-id", false),
+        ("planet-with-moon-id", false),
+        ("planet-2-same-key", true),
+        ("planet-4-new-key", false),
+        ("planet-3-rotate-key", true),
+        ("planet-4-new-key", true),
+        ("planet-1", false),
+        ("moon-3-foreign", false),
+        ("moon-2", true),
+        ("moon-1", false),
+    ];
+    let revisions = |b: &Bench| {
+        let moons = b.node.moons().map(|m| (m.id, m.timestamp)).collect::<Vec<_>>();
+        (b.node.planet().unwrap().timestamp, moons)
+    };
+    for (name, taken) in offers {
+        let before = revisions(&b);
+        offer(&mut b, root, AT_ROOT, &real(name));
+        assert_eq!(revisions(&b) != before, taken, "{name}");
+    }
+    assert_eq!(b.stored[&StateKey::Planet], Some(real("planet-4-new-key")));
+    assert_eq!(b.stored[&StateKey::Moon(real_moon)], Some(real("moon-2")));
+}
+
+#[test]
+fn a_waited_for_moon_is_asked_of_a_seed_that_we_talk_to_at_once_and_may_be_given_up() {
+    let (mut b, root) = Bench::leaf();
+    b.advance(20_000);
+    b.take();
+    assert!(b.node.orbit(b.now, 0xabc, root));
+    b.advance(6000);
+    assert!(b.take_to(root).iter().any(|s| s.verb == Some(Verb::Hello) && s.len == 137 + 17), "names the moon");
+    assert_eq!(b.node.awaited_moons().collect::<Vec<_>>(), [(0xabc, root)]);
+    b.node.deorbit(b.now, 0xabc);
+    b.drain();
+    assert_eq!((b.node.awaited_moons().count(), &b.stored[&StateKey::Seed(0xabc)]), (0, &None));
 }
 
 #[test]

@@ -7,11 +7,11 @@ use node::LocalSocketId;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::info;
-use wire::{NetworkId, Now};
+use wire::{Address, NetworkId, Now};
 
 use super::{Control, counts};
 use crate::api::{Allow, Answer, Ask, Body, CONTROLLER_API_VERSION, ControllerAsk};
-use crate::home::{MAX_NETWORKS, PUBLIC};
+use crate::home::{MAX_MOONS, MAX_NETWORKS, PUBLIC};
 use crate::objects::{self, PortFacts, StatusFacts};
 
 impl Control {
@@ -27,6 +27,14 @@ impl Control {
             },
             Ask::Join(id, allow) => self.join(now, id, allow),
             Ask::Leave(id) => self.leave(now, id),
+            Ask::Moons => Answer::ok(self.moons().into()),
+            Ask::Moon(id) => Answer::ok(self.moon(id).unwrap_or_else(|| json!({}))),
+            Ask::Orbit(id, seed) => self.orbit(now, id, seed),
+            Ask::Deorbit(id) => {
+                info!(moon = format!("{id:016x}"), "no longer orbiting");
+                self.p.node.deorbit(now, id);
+                Answer::ok(json!({"result": true}))
+            }
             Ask::Peers => Answer::ok(self.peers(now).into()),
             Ask::Peer(address) => {
                 let wanted = address.to_string();
@@ -73,6 +81,29 @@ impl Control {
             inside.min_by_key(|p| p.net.bits).map_or(0, |p| p.trusted_path_id)
         };
         self.p.node.peers(now).iter().map(|p| objects::peer(now, p, port_of, trusted)).collect()
+    }
+
+    fn moons(&self) -> Vec<Value> {
+        let awaited = self.p.node.awaited_moons().map(|(id, seed)| objects::awaited_moon(id, seed));
+        self.p.node.moons().map(objects::moon).chain(awaited).collect()
+    }
+
+    fn moon(&self, id: u64) -> Option<Value> {
+        let held = self.p.node.moons().find(|m| m.id == id).map(objects::moon);
+        held.or_else(|| {
+            let (_, seed) = self.p.node.awaited_moons().find(|(moon, _)| *moon == id)?;
+            Some(objects::awaited_moon(id, seed))
+        })
+    }
+
+    // spec: service, "Node endpoints": without a seed nothing is done
+    fn orbit(&mut self, now: Now, id: u64, seed: Option<Address>) -> Answer {
+        let Some(seed) = seed else { return Answer::ok(json!({})) };
+        if !self.p.node.orbit(now, id, seed) {
+            return Answer::error(503, &format!("{MAX_MOONS} moons are followed, no more are possible"));
+        }
+        info!(moon = format!("{id:016x}"), %seed, "orbiting");
+        Answer::ok(self.moon(id).unwrap_or_else(|| json!({})))
     }
 
     // spec: service, "Node endpoints"
