@@ -13,9 +13,7 @@ use wire::world::World;
 use wire::{Address, Identity, MulticastGroup, Now};
 
 use crate::api::COMPATIBLE_VERSION;
-use crate::links::Ports;
 use crate::network_conf::NetworkConf;
-use crate::portmap::Mapped;
 use crate::taps::PortError;
 
 fn version_fields() -> Map<String, Value> {
@@ -41,10 +39,8 @@ pub struct StatusFacts<'a> {
     pub planet: &'a World,
     /// The settings as written.
     pub local_conf: &'a Map<String, Value>,
-    /// The ports in use.
-    pub ports: Ports,
-    /// Where routers let others reach us: link, our port, theirs.
-    pub mapped: Vec<(String, SocketAddr, Mapped)>,
+    /// The port in use.
+    pub port: u16,
     /// The home folder.
     pub home: String,
     /// Bound UDP sockets.
@@ -65,28 +61,20 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
     let mut config = facts.local_conf.clone();
     let mut settings = config.get("settings").and_then(Value::as_object).cloned().unwrap_or_default();
     let in_force = json!({
-        "primaryPort": facts.ports.primary,
-        "secondaryPort": facts.ports.secondary.unwrap_or(0),
-        "tertiaryPort": facts.ports.tertiary.unwrap_or(0),
+        "primaryPort": facts.port,
+        "secondaryPort": 0,
+        "tertiaryPort": 0,
         "listeningOn": endpoints(&facts.listening),
         "surfaceAddresses": endpoints(&facts.surface),
         "homeDir": facts.home,
         "allowTcpFallbackRelay": false,
         "forceTcpRelay": false,
-        "portMappingEnabled": facts.ports.tertiary.is_some(),
+        "portMappingEnabled": false,
         "softwareUpdate": "disable",
         "softwareUpdateChannel": "release",
     });
     settings.extend(in_force.as_object().cloned().unwrap_or_default());
     config.insert("settings".into(), settings.into());
-    let mapping = |(link, local, mapped): &(String, SocketAddr, Mapped)| {
-        json!({
-            "link": link,
-            "local": to_text(*local),
-            "external": to_text(mapped.external),
-            "protocol": mapped.protocol.to_string(),
-        })
-    };
     let mut object = version_fields();
     let fields = json!({
         "address": facts.identity.address().to_string(),
@@ -98,7 +86,6 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "planetWorldTimestamp": facts.planet.timestamp,
         "config": config,
         "hawserVersion": env!("CARGO_PKG_VERSION"),
-        "portMappings": facts.mapped.iter().map(mapping).collect::<Vec<_>>(),
         "shards": facts.shards,
         "io": {"backend": facts.io.backend.to_string(), "why": facts.io.why},
         "counters": facts.counters,
