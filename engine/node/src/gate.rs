@@ -61,6 +61,11 @@ impl Rate {
         Rate { milli_per_s: n * 1000, burst: n }
     }
 
+    /// One token in so many milliseconds.
+    pub(crate) const fn one_per(ms: u32, burst: u32) -> Rate {
+        Rate { milli_per_s: 1_000_000 / ms, burst }
+    }
+
     pub(crate) const fn per_10_seconds(n: u32, burst: u32) -> Rate {
         Rate { milli_per_s: n * 100, burst }
     }
@@ -76,14 +81,23 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// Takes one token if there is one.
     pub(crate) fn take(&mut self, rate: Rate, now_ms: u64) -> bool {
-        let flowed = now_ms.saturating_sub(self.at_ms).saturating_mul(u64::from(rate.milli_per_s)) / 1000;
-        let spent = self.spent_milli.saturating_sub(flowed);
+        let spent = self.spent_milli(rate, now_ms);
         if spent + 1000 > u64::from(rate.burst) * 1000 {
             return false;
         }
         self.spent_milli = spent + 1000;
         self.at_ms = now_ms;
         true
+    }
+
+    /// It holds as much as one that was never used.
+    pub(crate) fn is_full(&self, rate: Rate, now_ms: u64) -> bool {
+        self.spent_milli(rate, now_ms) == 0
+    }
+
+    fn spent_milli(&self, rate: Rate, now_ms: u64) -> u64 {
+        let flowed = now_ms.saturating_sub(self.at_ms).saturating_mul(u64::from(rate.milli_per_s)) / 1000;
+        self.spent_milli.saturating_sub(flowed)
     }
 }
 

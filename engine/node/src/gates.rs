@@ -13,6 +13,7 @@ use crate::path::Path;
 const ECHO_ANSWERS: Rate = Rate::per_second(ECHO_ANSWERS_PER_S);
 const HELLO_ANSWERS: Rate = Rate::per_second(HELLO_ANSWERS_PER_PATH_PER_S);
 const CHALLENGES: Rate = Rate::per_second(CHALLENGES_PER_S);
+const IDENTITIES_OF_PREFIX: Rate = Rate::one_per(IDENTITY_GATE_MS as u32, IDENTITY_BURST);
 const IDENTITIES: Rate = Rate::per_second(IDENTITIES_PER_S);
 const RELAYED: Rate = Rate::per_second(RELAYED_PER_PATH_PER_S);
 const INTRODUCTIONS: Rate = Rate::per_second(INTRODUCTIONS_PER_S);
@@ -38,7 +39,7 @@ pub(crate) struct Gates {
     /// The paths in the order of their last use.
     turns: BTreeMap<u64, Path>,
     next_turn: u64,
-    prefixes: BTreeMap<IpAddr, u64>,
+    prefixes: BTreeMap<IpAddr, Bucket>,
     errors: BTreeMap<(Address, u8, NetworkId), u64>,
     echo_answers: Bucket,
     identities: Bucket,
@@ -116,21 +117,20 @@ impl Gates {
     /// A new identity from `ip` may be looked at.
     pub(crate) fn identity(&mut self, ip: IpAddr, now_ms: u64) -> bool {
         let prefix = prefix_of(ip);
-        let passed = |at: &u64| now_ms.saturating_sub(*at) < IDENTITY_GATE_MS;
-        if self.prefixes.get(&prefix).is_some_and(passed) {
-            return false;
+        if self.prefixes.len() >= IDENTITY_PREFIXES_MAX && !self.prefixes.contains_key(&prefix) {
+            self.prefixes.retain(|_, of| !of.is_full(IDENTITIES_OF_PREFIX, now_ms));
         }
-        if self.prefixes.len() >= IDENTITY_PREFIXES_MAX {
-            self.prefixes.retain(|_, at| passed(at));
-        }
-        if self.prefixes.len() >= IDENTITY_PREFIXES_MAX {
+        if self.prefixes.len() >= IDENTITY_PREFIXES_MAX && !self.prefixes.contains_key(&prefix) {
             self.full += 1;
             return false;
         }
-        if !self.identities.take(IDENTITIES, now_ms) {
+        // Neither gate is used up by what the other one stops.
+        let (mut of_prefix, mut of_node) = (self.prefixes.get(&prefix).copied().unwrap_or_default(), self.identities);
+        if !of_prefix.take(IDENTITIES_OF_PREFIX, now_ms) || !of_node.take(IDENTITIES, now_ms) {
             return false;
         }
-        self.prefixes.insert(prefix, now_ms);
+        self.identities = of_node;
+        self.prefixes.insert(prefix, of_prefix);
         true
     }
 
@@ -178,7 +178,7 @@ impl Gates {
             }
             keep
         });
-        self.prefixes.retain(|_, at| now_ms.saturating_sub(*at) < IDENTITY_GATE_MS);
+        self.prefixes.retain(|_, of| !of.is_full(IDENTITIES_OF_PREFIX, now_ms));
         self.errors.retain(|_, at| now_ms.saturating_sub(*at) < ERROR_GATE_MS);
     }
 
@@ -224,13 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn one_new_identity_per_prefix_and_twenty_per_second_in_all() {
+    fn a_few_new_identities_per_prefix_then_one_every_two_seconds_and_twenty_per_second_in_all() {
         let mut gates = Gates::default();
         let ip = |s: &str| s.parse::<IpAddr>().unwrap();
-        assert!(gates.identity(ip("1.2.3.4"), 0) && !gates.identity(ip("1.2.3.5"), 1999));
-        assert!(gates.identity(ip("1.2.4.4"), 0) && gates.identity(ip("1.2.3.5"), 2000));
-        assert!(gates.identity(ip("2001:db8:1:100::1"), 0) && !gates.identity(ip("2001:db8:1:1ff::1"), 0));
-        assert!(gates.identity(ip("2001:db8:1:200::1"), 0));
+        let burst = |gates: &mut Gates, s: &str| (0..100).filter(|_| gates.identity(ip(s), 0)).count();
+        assert_eq!(burst(&mut gates, "1.2.3.4"), IDENTITY_BURST as usize);
+        assert!(!gates.identity(ip("1.2.3.5"), 1999) && gates.identity(ip("1.2.3.5"), 2000));
+        assert!(!gates.identity(ip("1.2.3.6"), 2001) && gates.identity(ip("1.2.4.4"), 0));
+        assert_eq!(burst(&mut gates, "2001:db8:1:100::1"), IDENTITY_BURST as usize);
+        assert!(!gates.identity(ip("2001:db8:1:1ff::1"), 0) && gates.identity(ip("2001:db8:1:200::1"), 0));
         let passed =
             (0..10_000u32).filter(|n| gates.identity(IpAddr::from((9 << 24 | n << 8).to_be_bytes()), 5000)).count();
         assert_eq!(passed, IDENTITIES_PER_S as usize);

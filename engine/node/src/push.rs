@@ -157,7 +157,10 @@ impl Node {
             if redirect {
                 self.redirected(now, from, endpoint);
             }
-            self.contact(now, from, None, endpoint, redirect);
+            match redirect {
+                true => self.contact(now, from, None, endpoint, true),
+                false => self.try_pushed(now, from, endpoint),
+            }
         }
         Ok(Heard::YES)
     }

@@ -1,11 +1,13 @@
-//! RENDEZVOUS obeyed: an upstream tells where a peer may be met, and we knock there, at once and a few times more. Also
-//! the timed probes that takes. Only upstreams are obeyed, and not too often.
+//! RENDEZVOUS obeyed: an upstream tells where a peer may be met; we open our own NAT towards it at once, knock when the
+//! peer has had the time to do the same, and a few times more. Also the timed probes that takes, those that pushes cause
+//! included. Only upstreams are obeyed, and not too often.
 // spec: paths, "RENDEZVOUS", receiver; "NAT traversal as a whole"
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rand::Rng;
+use wire::endpoint::{self, Scope};
 use wire::message::Rendezvous as RendezvousMessage;
 use wire::{Address, Now};
 
@@ -32,7 +34,8 @@ struct Held {
 struct TimedProbe {
     at_ms: u64,
     peer: Address,
-    socket: LocalSocketId,
+    /// `None`: from all links.
+    socket: Option<LocalSocketId>,
     remote: SocketAddr,
     since_ms: u64,
 }
@@ -87,6 +90,11 @@ impl Rendezvous {
         self.probes.retain(|p| p.peer != peer || p.remote != remote);
     }
 
+    /// A probe of `peer` at `remote` waits for its time.
+    pub(crate) fn is_probing(&self, peer: Address, remote: SocketAddr) -> bool {
+        self.probes.iter().any(|p| p.peer == peer && p.remote == remote)
+    }
+
     /// Introductions held, probes waiting, peers remembered.
     pub(crate) fn sizes(&self) -> [usize; 3] {
         [self.held.len(), self.probes.len(), self.met.len()]
@@ -132,18 +140,64 @@ impl Node {
         Ok(Heard::YES)
     }
 
-    /// Opens our own NAT with a packet that dies on the way, knocks, and will knock again.
+    /// Opens our own NAT, knocks as soon as the peer has opened its own, and will knock again.
     fn meet_at(&mut self, now: Now, peer: Address, path: Path) {
         let Path { socket, remote } = path;
+        let wait_ms = self.opening_ms(now, remote);
+        if wait_ms > 0 {
+            self.open_own_nat(Some(socket), remote, HOLE_PUNCH_TTL);
+        } else {
+            self.contact(now, peer, Some(socket), remote, false);
+        }
+        let first = (wait_ms > 0).then_some(0);
+        for delay_ms in first.into_iter().chain(RENDEZVOUS_RETRIES_MS) {
+            self.probe_later(now, wait_ms + delay_ms, peer, Some(socket), remote);
+        }
+    }
+
+    /// `peer` says that it can be reached at `remote`: the same from all links, once, unless it is being met there.
+    pub(crate) fn try_pushed(&mut self, now: Now, peer: Address, remote: SocketAddr) {
+        let wait_ms = self.opening_ms(now, remote);
+        if wait_ms == 0 {
+            return self.contact(now, peer, None, remote, false);
+        }
+        if !self.rendezvous.is_probing(peer, remote) {
+            self.open_own_nat(None, remote, HOLE_PUNCH_TTL);
+        }
+        self.probe_later(now, wait_ms, peer, None, remote);
+    }
+
+    /// Sends what opens our own NAT towards `remote` and dies on the way.
+    pub(crate) fn open_own_nat(&mut self, socket: Option<LocalSocketId>, remote: SocketAddr, ttl: u8) {
         let mut junk = vec![0; HOLE_PUNCH_BYTES];
         self.rng.fill_bytes(&mut junk);
-        self.emit(Some(socket), remote, remote.is_ipv4().then_some(HOLE_PUNCH_TTL), junk);
-        self.contact(now, peer, Some(socket), remote, false);
-        for delay_ms in RENDEZVOUS_RETRIES_MS {
-            let probe = TimedProbe { at_ms: now.ms() + delay_ms, peer, socket, remote, since_ms: now.ms() };
-            if !self.rendezvous.schedule(probe) {
-                self.counters.timed_probes_full += 1;
-            }
+        self.emit(socket, remote, remote.is_ipv4().then_some(ttl), junk);
+    }
+
+    /// How long the other side may take to open its own NAT towards us: one round trip by the relay, both halves of
+    /// which we take to be like our own. A router without a filter towards the internet takes what comes before that for
+    /// its own, and from then on gives the flow another port. Nothing is translated between private addresses and for
+    /// IPv6, so nothing is waited for there.
+    fn opening_ms(&self, now: Now, remote: SocketAddr) -> u64 {
+        if remote.is_ipv6() || !matches!(endpoint::scope(remote.ip()), Scope::Global | Scope::PseudoPrivate) {
+            return 0;
+        }
+        let relay = self.roots.best().and_then(|upstream| self.peers.get(upstream)?.latency_us(now.ms()));
+        let round_trip_ms = relay.map_or(PUNCH_WAIT_MAX_MS, |us| 2 * u64::from(us) / 1000);
+        round_trip_ms.clamp(PUNCH_WAIT_MIN_MS, PUNCH_WAIT_MAX_MS)
+    }
+
+    fn probe_later(
+        &mut self,
+        now: Now,
+        wait_ms: u64,
+        peer: Address,
+        socket: Option<LocalSocketId>,
+        remote: SocketAddr,
+    ) {
+        let probe = TimedProbe { at_ms: now.ms() + wait_ms, peer, socket, remote, since_ms: now.ms() };
+        if !self.rendezvous.schedule(probe) {
+            self.counters.timed_probes_full += 1;
         }
     }
 
@@ -178,7 +232,7 @@ impl Node {
                 })
             });
             if !heard {
-                self.contact(now, probe.peer, Some(probe.socket), probe.remote, false);
+                self.contact(now, probe.peer, probe.socket, probe.remote, false);
             }
         }
     }
@@ -195,7 +249,7 @@ mod tests {
             r.pass(Address::from_u64(n + 1), 0);
             let at_ms = n % 7 * 100;
             let remote = "192.0.2.1:1".parse().unwrap();
-            r.schedule(TimedProbe { at_ms, peer: Address::from_u64(1), socket: LocalSocketId(1), remote, since_ms: 0 });
+            r.schedule(TimedProbe { at_ms, peer: Address::from_u64(1), socket: None, remote, since_ms: 0 });
         }
         assert_eq!(r.sizes(), [0, TIMED_PROBES_MAX, RENDEZVOUS_PEERS_MAX]);
         assert!(r.probes.is_sorted_by_key(|p| p.at_ms));

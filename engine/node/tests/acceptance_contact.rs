@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use node::limits::{PUNCH_WAIT_MAX_MS, PUNCH_WAIT_MIN_MS};
 use wire::message::{PathRecord, Rendezvous, WorldRevision};
 use wire::{Address, Suite, Verb};
 
@@ -138,6 +139,10 @@ fn s07_pushes_are_heard_as_long_as_their_budget_lasts() {
     for n in 0..20 {
         let pushed = format!("44.9.8.{n}:9993");
         push(&mut b, p, &[(0, &pushed)]);
+        let sent = b.take();
+        assert_eq!((sent.len(), sent[0].len, sent[0].ttl), (1, 4, Some(2)), "it opens our own NAT only");
+        assert_eq!((sent[0].remote, sent[0].socket), (addr(&pushed), None));
+        b.advance(PUNCH_WAIT_MAX_MS);
         let sent = b.take_to(p);
         assert_eq!(verbs(&sent), [(Some(Verb::Echo), addr(&pushed))]);
         assert_eq!(sent[0].socket, None);
@@ -154,12 +159,16 @@ fn s08_eight_addresses_of_a_class_are_tried() {
     let records: Vec<String> =
         (0..20).flat_map(|n| [format!("44.9.8.{n}:1"), format!("10.1.1.{n}:1"), format!("[2600::{n:x}]:1")]).collect();
     push(&mut b, p, &records.iter().map(|r| (0, r.as_str())).collect::<Vec<_>>());
-    let sent = b.take_to(p);
+    let at_once = b.take_to(p);
+    assert!(at_once.iter().all(|s| s.remote.is_ipv6() || s.remote.to_string().starts_with("10.")));
+    b.advance(PUNCH_WAIT_MAX_MS);
+    let sent: Vec<_> = at_once.into_iter().chain(b.take_to(p)).collect();
     assert_eq!(only(&sent, Verb::Echo).len(), 24);
     assert_eq!(sent.iter().filter(|s| s.remote.is_ipv6()).count(), 8);
     assert_eq!(b.node.counters().push_over_class, 36);
     push(&mut b, p, &[(0, "44.9.8.77:1")]);
-    assert!(b.take_to(p).is_empty());
+    b.advance(PUNCH_WAIT_MAX_MS);
+    assert!(b.take().iter().all(|s| s.remote != addr("44.9.8.77:1")));
     assert_eq!(b.node.counters().push_over_rate, 1);
 }
 
@@ -200,11 +209,14 @@ fn s10_a_rendezvous_of_an_upstream_is_obeyed_with_junk_and_timed_probes() {
     rendezvous(&mut b, root, "44.1.1.1:9993", p, "44.9.9.50:7777");
     let sent = b.take();
     assert_eq!((sent[0].len, sent[0].ttl, sent[0].socket), (4, Some(2), Some(6)));
-    assert_eq!(sent[0].remote, addr("44.9.9.50:7777"));
-    assert_eq!((sent[1].verb, sent[1].socket, sent[1].len), (Some(Verb::Echo), Some(6), 28));
+    assert_eq!((sent[0].remote, sent.len()), (addr("44.9.9.50:7777"), 1));
+    let asked = b.ms();
     b.advance(2000);
-    let retries = b.take_to(p);
-    assert_eq!(times(&only(&retries, Verb::Echo)).len(), 3);
+    let probes = b.take_to(p);
+    assert_eq!((probes[0].verb, probes[0].socket, probes[0].len), (Some(Verb::Echo), Some(6), 28));
+    let after: Vec<u64> = times(&only(&probes, Verb::Echo)).iter().map(|at| at - asked).collect();
+    assert!((PUNCH_WAIT_MIN_MS..=PUNCH_WAIT_MAX_MS).contains(&after[0]), "{after:?}");
+    assert_eq!(after, [0, 200, 600, 1500].map(|ms| after[0] + ms));
 
     // One per named peer and two seconds.
     rendezvous(&mut b, root, "44.1.1.1:9993", p, "44.9.9.51:7777");
@@ -215,6 +227,7 @@ fn s10_a_rendezvous_of_an_upstream_is_obeyed_with_junk_and_timed_probes() {
     b.actors.get_mut(&old).unwrap().version.protocol = 4;
     b.befriend(old, 5, "44.9.9.60:9993");
     rendezvous(&mut b, root, "44.1.1.1:9993", old, "44.9.9.61:7777");
+    b.advance(PUNCH_WAIT_MAX_MS);
     let sent = b.take_to(old);
     assert_eq!((sent[0].verb, sent[0].socket), (Some(Verb::Hello), None));
 
@@ -223,7 +236,9 @@ fn s10_a_rendezvous_of_an_upstream_is_obeyed_with_junk_and_timed_probes() {
     let sent = b.take();
     assert_eq!(verbs(&sent), [(Some(Verb::Whois), addr("44.1.1.1:9993"))]);
     tell_identity(&mut b, root, &sent[0], unknown);
-    assert_eq!(b.take().iter().filter(|s| s.remote == addr("44.9.9.70:7777")).count(), 2);
+    b.advance(PUNCH_WAIT_MAX_MS);
+    let sent: Vec<_> = b.take().into_iter().filter(|s| s.remote == addr("44.9.9.70:7777")).collect();
+    assert_eq!((sent[0].len, sent[1].verb), (4, Some(Verb::Hello)));
 
     // From somebody who is no upstream, and to an address that is no path.
     rendezvous(&mut b, p, AT_P, old, "44.9.9.80:7777");

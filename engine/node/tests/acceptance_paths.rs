@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use node::limits::IDENTITY_BURST;
 use wire::message::{PathRecord, WorldRevision};
 use wire::{Address, Suite, Verb};
 
@@ -264,14 +265,18 @@ fn s28_surfaces_told_by_a_stranger_are_not_pushed() {
 }
 
 #[test]
-fn s29_one_new_identity_per_prefix_and_two_seconds() {
+fn s29_a_few_new_identities_per_prefix_and_then_one_every_two_seconds() {
     let (mut b, _) = Bench::leaf();
-    let (p, q, r) = (b.actor(10), b.actor(11), b.actor(12));
-    b.receive_hello(p, 5, "44.9.9.1:1");
+    for n in 0..IDENTITY_BURST as u64 {
+        let p = b.actor(100 + n);
+        b.receive_hello(p, 5, "44.9.9.1:1");
+        assert!(b.knows(p));
+    }
+    let (q, r) = (b.actor(11), b.actor(12));
     b.advance(100);
     b.receive_hello(q, 5, "44.9.9.2:1");
     b.receive_hello(r, 5, "44.9.10.1:1");
-    assert!(b.knows(p) && !b.knows(q) && b.knows(r));
+    assert!(!b.knows(q) && b.knows(r));
     assert_eq!(b.node.counters().hello_over_identity_gate, 1);
     b.advance(2000);
     b.receive_hello(q, 5, "44.9.9.2:1");

@@ -45,8 +45,7 @@ fn pair(seed: u64, behind: [Behind; 2]) -> Lab {
 
 /// Everybody joins, and the root knows who listens to which group.
 fn settle(mut lab: Lab) -> Lab {
-    // The root takes one new identity per /24 and 2 s, and who was refused asks again after 5 s.
-    lab.join_all(10_000);
+    lab.join_all(2000);
     lab.world.run_ms(1000);
     lab
 }
@@ -150,19 +149,17 @@ fn two_homes_behind_one_carrier_go_direct_if_its_router_turns_datagrams_around_a
 }
 
 #[test]
-fn routers_that_answer_the_unsolicited_never_make_a_pair_unreachable() {
+fn routers_that_answer_the_unsolicited_are_not_knocked_at_before_they_are_open() {
     let drops = NatKind::port_restricted();
     let answers = NatKind { unsolicited: Unsolicited::Answered, ..drops };
     let ways = [[answers, drops], [drops, answers], [answers, answers]].map(|kinds| {
         let mut lab = pair(1, kinds.map(Behind::Nat));
         let took = meet(&mut lab);
         println!("{:?} begins with {:?}: direct after {took:?} ms", kinds[0].unsolicited, kinds[1].unsolicited);
-        let trip = if took.is_some() { 24 } else { 44 };
-        assert_eq!(round_trips(&mut lab), [Some(trip); 2]);
+        assert_eq!(round_trips(&mut lab), [Some(24); 2]);
         took
     });
-    // The other two are up to who knocks first: a knock that finds the router still shut locks its sender out.
-    assert!(ways[0].is_some());
+    assert!(ways.iter().all(|took| took.is_some_and(|ms| ms < 2000)), "{ways:?}");
 }
 
 #[test]
