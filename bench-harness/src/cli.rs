@@ -40,6 +40,8 @@ pub enum Command {
     Stages(crate::ceiling::Options),
     /// What a stream loses while a root, an address, an interface or a NAT mapping goes away
     Failover(crate::failover::Options),
+    /// Every pair of NAT routers: who goes direct and how soon, simulated and through the kernel's NAT
+    Nat(crate::nat::Options),
     /// Makes one page of a saved result, and compares it with an older one
     Report(crate::report::Options),
     /// One end of the tunnel without a cipher
@@ -214,6 +216,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::PlainForwarder(args) => return crate::tunnel::plain::forward(args),
         Command::Report(options) => return crate::report::run(options),
+        Command::Nat(options) => return crate::nat::run(options),
         _ => {}
     }
     lab::netns::check_privilege()?;
@@ -227,6 +230,6 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Ceilings(options) => crate::ceiling::run(options),
         Command::Stages(options) => crate::stages::run(options),
         Command::Failover(options) => crate::failover::run(options),
-        Command::PlainForwarder(_) | Command::Report(_) => Ok(()),
+        Command::PlainForwarder(_) | Command::Nat(_) | Command::Report(_) => Ok(()),
     }
 }

@@ -15,6 +15,7 @@ pub mod latency;
 pub mod load;
 pub mod machine;
 pub mod meter;
+pub mod nat;
 pub mod plan;
 pub mod plot;
 pub mod record;
