@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use network::Network;
 use network::config::Specialist;
-use node::{LocalSocketId, PeerStatus};
+use node::{LatencyStatus, LocalSocketId, Mapping, NatStatus, PeerStatus, Relayed};
 use serde_json::{Map, Value, json};
 use uring::probe::Choice;
 use wire::endpoint::{Prefix, to_text};
@@ -47,6 +47,8 @@ pub struct StatusFacts<'a> {
     pub listening: Vec<SocketAddr>,
     /// Where others see us.
     pub surface: Vec<SocketAddr>,
+    /// The NATs before our sockets.
+    pub nat: &'a [NatStatus],
     /// Packet threads.
     pub shards: usize,
     /// System calls that carry packets, and why these.
@@ -86,12 +88,31 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "planetWorldTimestamp": facts.planet.timestamp,
         "config": config,
         "hawserVersion": env!("CARGO_PKG_VERSION"),
+        "nat": facts.nat.iter().map(nat).collect::<Vec<_>>(),
         "shards": facts.shards,
         "io": {"backend": facts.io.backend.to_string(), "why": facts.io.why},
         "counters": facts.counters,
     });
     object.extend(fields.as_object().cloned().unwrap_or_default());
     object.into()
+}
+
+/// The NAT before one socket.
+fn nat(n: &NatStatus) -> Value {
+    let (mapping, step) = match n.mapping {
+        Mapping::Unknown => ("unknown", None),
+        Mapping::None => ("none", None),
+        Mapping::EndpointIndependent => ("endpoint-independent", None),
+        Mapping::Symmetric { step } => ("symmetric", step),
+    };
+    json!({
+        "link": n.link,
+        "localSocket": n.socket.0,
+        "address": to_text(n.local),
+        "mapping": mapping,
+        "portStep": step.unwrap_or(0),
+        "seenAs": n.surfaces.iter().map(|s| to_text(*s)).collect::<Vec<_>>(),
+    })
 }
 
 /// GET /health
@@ -200,6 +221,31 @@ pub fn network(n: &Network, port: &PortFacts<'_>) -> Value {
     object
 }
 
+/// The round trips of a path.
+fn round_trips(l: Option<&LatencyStatus>) -> Value {
+    let Some(l) = l else { return json!({"samples": 0}) };
+    json!({
+        "samples": l.samples,
+        "last": l.last_us,
+        "min": l.min_us,
+        "p50": l.p50_us,
+        "p90": l.p90_us,
+        "p99": l.p99_us,
+        "max": l.max_us,
+        "jitter": l.jitter_us,
+    })
+}
+
+fn why_relayed(why: Relayed) -> &'static str {
+    match why {
+        Relayed::Idle => "idle",
+        Relayed::Untrusted => "untrusted",
+        Relayed::Trying => "trying",
+        Relayed::SymmetricHere => "symmetric-here",
+        Relayed::Unanswered => "unanswered",
+    }
+}
+
 /// One peer of GET /peer. `port_of` tells a socket's local port.
 pub fn peer(
     now: Now,
@@ -227,7 +273,8 @@ pub fn peer(
                 "trustedPathId": trusted(path.remote),
                 "localSocket": path.socket.0,
                 "localPort": port_of(path.socket),
-                "latencyUs": path.latency_us,
+                "latencyUs": path.latency_us.map_or(-1, i64::from),
+                "roundTripUs": round_trips(path.latency.as_ref()),
             })
         })
         .collect();
@@ -235,7 +282,7 @@ pub fn peer(
         Some(us) if !paths.is_empty() => i64::from(us / 1000),
         _ => -1,
     };
-    json!({
+    let mut object = json!({
         "address": p.address.to_string(),
         "version": format!("{major}.{minor}.{revision}"),
         "versionMajor": major,
@@ -246,7 +293,11 @@ pub fn peer(
         "isBonded": false,
         "tunneled": false,
         "paths": paths,
-    })
+    });
+    if let (Some(object), Some(why)) = (object.as_object_mut(), p.relayed) {
+        object.insert("whyRelayed".into(), why_relayed(why).into());
+    }
+    object
 }
 
 #[cfg(test)]
@@ -342,6 +393,13 @@ mod tests {
             home: "/h".into(),
             listening: vec![endpoint],
             surface: vec![endpoint],
+            nat: &[NatStatus {
+                socket: LocalSocketId(3),
+                link: "eth0".into(),
+                local: endpoint,
+                mapping: Mapping::Symmetric { step: Some(2) },
+                surfaces: vec![endpoint],
+            }],
             shards: 2,
             io: &uring::probe::choose(uring::Backend::Mmsg).expect("always there"),
             counters: json!({}),
@@ -351,6 +409,9 @@ mod tests {
         assert_eq!(object["io"], json!({"backend": "mmsg", "why": "asked for"}));
         assert_eq!(object["config"]["settings"]["listeningOn"][0], "192.0.2.1/9993");
         assert_eq!(object["config"]["settings"]["bind"][0], "192.0.2.1", "what the operator wrote is still there");
+        let nat = json!([{"link": "eth0", "localSocket": 3, "address": "192.0.2.1/9993", "mapping": "symmetric",
+            "portStep": 2, "seenAs": ["192.0.2.1/9993"]}]);
+        assert_eq!(object["nat"], nat);
         covers(&health(Now::at_ms(5), false), &json!({"online": false, "clock": 5, "versionBuild": 0}), "health");
     }
 
@@ -362,6 +423,7 @@ mod tests {
             verified_ms: Some(10),
             sent_ms: None,
             latency_us: Some(2500),
+            latency: None,
             alive: true,
             preferred: true,
         };
@@ -374,17 +436,35 @@ mod tests {
             best_upstream: true,
             last_receive_ms: None,
             paths: vec![path],
+            relayed: None,
         };
         let object = peer(Now::at_ms(1000), &p, |_| 9993, |_| 0);
         covers(&object, &model(PEER), "peer");
         assert_eq!((&object["latency"], &object["role"]), (&json!(2), &json!("PLANET")));
         let path = &object["paths"][0];
         assert_eq!((&path["lastReceive"], &path["lastSend"]), (&json!(990), &json!(0)));
+        assert_eq!((&path["latencyUs"], &path["roundTripUs"]), (&json!(2500), &json!({"samples": 0})));
+        assert_eq!(object.get("whyRelayed"), None);
+        p.paths[0].latency = Some(LatencyStatus {
+            samples: 9,
+            last_us: 2,
+            min_us: 1,
+            p50_us: 3,
+            p90_us: 4,
+            p99_us: 5,
+            max_us: 6,
+            jitter_us: 7,
+        });
+        let object = peer(Now::at_ms(1000), &p, |_| 9993, |_| 0);
+        let trips = json!({"samples": 9, "last": 2, "min": 1, "p50": 3, "p90": 4, "p99": 5, "max": 6, "jitter": 7});
+        assert_eq!(object["paths"][0]["roundTripUs"], trips);
         p.paths[0].alive = false;
+        p.relayed = Some(Relayed::SymmetricHere);
         p.version = (0, 0, 0, 0);
         let object = peer(Now::at_ms(1000), &p, |_| 9993, |_| 0);
         assert_eq!((&object["latency"], &object["version"]), (&json!(-1), &json!("-1.-1.-1")));
         assert_eq!(object["paths"], json!([]), "no living path: relayed");
+        assert_eq!(object["whyRelayed"], "symmetric-here");
     }
 
     #[test]

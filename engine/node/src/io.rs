@@ -316,6 +316,44 @@ pub struct PeerStatus {
     pub last_receive_ms: Option<u64>,
     /// Its paths.
     pub paths: Vec<PathStatus>,
+    /// Why it has none that works; nothing is said of upstreams.
+    pub relayed: Option<Relayed>,
+}
+
+/// Why what goes to a peer goes by a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relayed {
+    /// Nothing was said for minutes, so that no path is kept.
+    Idle,
+    /// It has not yet shown that it shares a network with us, so it is not told where we are.
+    Untrusted,
+    /// Addresses are being exchanged and tried.
+    Trying,
+    /// Nothing that was tried got through, and our own NAT is symmetric: peers behind filters cannot be told our port.
+    SymmetricHere,
+    /// Nothing that was tried got through: a firewall, or the NAT on the other side.
+    Unanswered,
+}
+
+/// Round trips of a path within the last ten minutes, microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatencyStatus {
+    /// How many there were.
+    pub samples: usize,
+    /// The latest.
+    pub last_us: u32,
+    /// The quickest.
+    pub min_us: u32,
+    /// Half took no longer.
+    pub p50_us: u32,
+    /// Of ten, nine took no longer.
+    pub p90_us: u32,
+    /// Of a hundred, 99 took no longer.
+    pub p99_us: u32,
+    /// The slowest.
+    pub max_us: u32,
+    /// Standard deviation.
+    pub jitter_us: u32,
 }
 
 /// What is known of a path, for status.
@@ -329,8 +367,10 @@ pub struct PathStatus {
     pub verified_ms: Option<u64>,
     /// Milliseconds since something was last sent.
     pub sent_ms: Option<u64>,
-    /// Latency, microseconds.
+    /// Latency that paths are compared by, microseconds: half of it is the last round trip.
     pub latency_us: Option<u32>,
+    /// The round trips of the last minutes.
+    pub latency: Option<LatencyStatus>,
     /// It works.
     pub alive: bool,
     /// It is the one used now.

@@ -58,6 +58,7 @@ mod hello;
 mod io;
 mod keepalive;
 mod lanes;
+mod latency;
 mod learn;
 pub mod limits;
 mod members;
@@ -75,6 +76,7 @@ mod replies;
 mod roots;
 mod send;
 mod settings;
+mod status;
 mod surface;
 mod timers;
 mod upstream;
@@ -93,8 +95,8 @@ use wire::{Address, Now, Prefix, SecretIdentity};
 
 pub use counters::{Counters, Gauges};
 pub use io::{
-    Activity, Event, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus, PlanChange, Port, RestoreError,
-    Route, Socket, StateKey,
+    Activity, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus, PlanChange,
+    Port, Relayed, RestoreError, Route, Socket, StateKey,
 };
 pub use network::Networks;
 pub use settings::{PhysicalNetwork, Settings};
@@ -269,41 +271,6 @@ impl Node {
     /// Tells the prefixes configured on our overlay interfaces, so that no peer is ever reached through the overlay.
     pub fn set_overlay_prefixes(&mut self, prefixes: Vec<Prefix>) {
         self.overlay = prefixes;
-    }
-
-    /// Everything known of the peers, for status.
-    pub fn peers(&self, now: Now) -> Vec<PeerStatus> {
-        let best = self.roots.best();
-        let status = |(&address, peer): (&Address, &peer::Peer)| {
-            let preferred = peer.best_slot(now.ms()).map(|s| s.path);
-            let since = |stamp: gate::Stamp| stamp.get().map(|at| now.ms().saturating_sub(at));
-            let paths = peer.slots.iter().map(|s| PathStatus {
-                socket: s.path.socket,
-                remote: s.path.remote,
-                verified_ms: since(s.last_verified),
-                sent_ms: since(s.last_out),
-                latency_us: s.latency_us,
-                alive: s.alive(now.ms()),
-                preferred: preferred == Some(s.path),
-            });
-            let v = peer.version;
-            PeerStatus {
-                address,
-                version: (v.protocol, v.major, v.minor, v.revision),
-                latency_us: peer.latency_us(now.ms()),
-                upstream: peer.upstream,
-                planet: self.roots.in_planet(address),
-                best_upstream: best == Some(address),
-                last_receive_ms: since(peer.last_receive),
-                paths: paths.collect(),
-            }
-        };
-        self.peers.iter().map(status).collect()
-    }
-
-    /// The addresses at which others see us, and what each upstream sees of each socket.
-    pub fn surfaces(&self, now: Now) -> (Vec<SocketAddr>, Vec<(Address, LocalSocketId, SocketAddr)>) {
-        (self.surfaces.list(now.ms()), self.surfaces.reports().collect())
     }
 
     fn random_id(&mut self) -> u64 {

@@ -26,6 +26,10 @@ pub const SLOTS_MAX: usize = 64;
 pub const STRANGER_SLOTS_MAX: usize = 4;
 /// Latency samples above this are not believed. us, spec.
 pub const LATENCY_SAMPLE_MAX_US: u64 = 10_000_000;
+/// Round trips count for the percentiles in status this long. ms, ours.
+pub const LATENCY_WINDOW_MS: u64 = 600_000;
+/// And so many of a path at most; a path that is only kept alive has about fifty in the window. ours.
+pub const LATENCY_SAMPLES_MAX: usize = 512;
 
 // Peers.
 
@@ -201,6 +205,8 @@ pub const PUSH_DIRECT_MS: u64 = 120_000;
 /// Addresses pushed to a relayed peer: the n-th gap, the last one repeating. A gap above 30000 resets the remote's
 /// counter. ms, spec.
 pub const PUSH_RELAYED_MS: [u64; 3] = [15_000, 30_000, 31_000];
+/// A peer is still "trying" until it was told our addresses so often over a relay. ours.
+pub const RELAYED_PUSHES: usize = 2;
 /// Bytes of one push. spec.
 pub const PUSH_PACKET_MAX: usize = 1_200;
 /// Pushes sent at once after a change of our addresses, per tick. ours.

@@ -7,6 +7,7 @@ use wire::endpoint::{Scope, scope};
 
 use crate::gate::Stamp;
 use crate::io::{LocalSocketId, Port};
+use crate::latency::RoundTrips;
 use crate::limits::*;
 
 /// A physical path: one of our sockets and a remote endpoint.
@@ -49,7 +50,10 @@ pub(crate) struct Slot {
     pub(crate) last_out: Stamp,
     /// Last frame sent over it, by us or by a shard.
     pub(crate) last_frame_out: Stamp,
+    /// What paths are compared by.
     pub(crate) latency_us: Option<u32>,
+    /// What the operator is told.
+    pub(crate) round_trips: RoundTrips,
     /// 1, or more after a cluster redirect.
     pub(crate) priority: u16,
     /// Silence of ours after which it gets a heartbeat.
@@ -67,6 +71,7 @@ impl Slot {
             last_out: Stamp::NEVER,
             last_frame_out: Stamp::NEVER,
             latency_us: None,
+            round_trips: RoundTrips::default(),
             priority: priority.max(1),
             heartbeat_ms,
             watch: Watch::default(),
@@ -119,7 +124,8 @@ impl Slot {
     }
 
     /// Takes a round trip into account. // spec: paths, "Latency"
-    pub(crate) fn measured(&mut self, sample_us: u32) {
+    pub(crate) fn measured(&mut self, sample_us: u32, now_ms: u64) {
+        self.round_trips.add(sample_us, now_ms);
         self.latency_us =
             Some(self.latency_us.map_or(sample_us, |us| ((u64::from(us) + u64::from(sample_us)) / 2) as u32));
     }

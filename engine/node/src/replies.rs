@@ -84,7 +84,7 @@ impl Node {
         // The path may be new: it is learned first, and measured again right after.
         self.learn_proven(now, arrival, from);
         if let Some(slot) = self.peers.get_mut(from).and_then(|p| p.slot_mut(&arrival.path)) {
-            slot.measured(sample_us as u32);
+            slot.measured(sample_us as u32, now.ms());
         }
     }
 

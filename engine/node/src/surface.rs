@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use wire::Address;
 use wire::endpoint::{Scope, scope};
-use wire::{Address, Now};
 
 use crate::Node;
-use crate::io::{LocalSocketId, Mapping, NatStatus};
+use crate::io::{LocalSocketId, Mapping};
 use crate::limits::*;
 use crate::path::Path;
 
@@ -158,6 +158,17 @@ impl Surfaces {
         views
     }
 
+    /// How others see `socket`, which is bound to `local`, the latest mapping first.
+    pub(crate) fn seen_of(&self, socket: LocalSocketId, local: SocketAddr, now_ms: u64) -> Vec<SocketAddr> {
+        let mut surfaces = Vec::new();
+        for (_, report) in self.views(socket, local, now_ms) {
+            if !surfaces.contains(&report.surface) {
+                surfaces.push(report.surface);
+            }
+        }
+        surfaces
+    }
+
     /// How the NAT before `socket`, which is bound to `local`, maps it.
     pub(crate) fn mapping(&self, socket: LocalSocketId, local: SocketAddr, now_ms: u64) -> Mapping {
         let views = self.views(socket, local, now_ms);
@@ -209,21 +220,6 @@ impl Node {
     pub(crate) fn mapping(&self, socket: LocalSocketId, now_ms: u64) -> Mapping {
         let local = self.sockets.get(&socket).map(|s| s.local);
         local.map_or(Mapping::Unknown, |local| self.surfaces.mapping(socket, local, now_ms))
-    }
-
-    /// What is known of the NATs before our sockets, for status.
-    pub fn nat(&self, now: Now) -> Vec<NatStatus> {
-        let status = |s: &crate::io::Socket| {
-            let mut surfaces: Vec<SocketAddr> = Vec::new();
-            for (_, report) in self.surfaces.views(s.id, s.local, now.ms()) {
-                if !surfaces.contains(&report.surface) {
-                    surfaces.push(report.surface);
-                }
-            }
-            let mapping = self.mapping(s.id, now.ms());
-            NatStatus { socket: s.id, link: s.link.clone(), local: s.local, mapping, surfaces }
-        };
-        self.sockets.values().map(status).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use wire::{Address, Malformed, Now, World, WorldKind};
 use crate::Node;
 use crate::io::{Event, Output, RestoreError, StateKey};
 use crate::limits::*;
+use crate::path::Path;
 use crate::peer::Proof;
 use crate::roots::Offer;
 use crate::send::Arrival;
@@ -266,7 +267,9 @@ impl Node {
             Some(peer) if peer.trusted(now.ms()) => Reporter::Trusted,
             _ => Reporter::Stranger,
         };
-        match self.surfaces.report(from, trust, arrival.path, surface, now.ms()) {
+        // What is seen of a lane is no view of the socket beside it.
+        let path = Path { socket: arrival.lane.unwrap_or(arrival.path.socket), ..arrival.path };
+        match self.surfaces.report(from, trust, path, surface, now.ms()) {
             Verdict::Ignored | Verdict::Noted => {}
             Verdict::Stranger => self.counters.surface_stranger += 1,
             Verdict::Full => self.counters.surface_full += 1,

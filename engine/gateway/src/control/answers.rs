@@ -56,6 +56,7 @@ impl Control {
             home: self.p.home.root().display().to_string(),
             listening: self.links.iter().map(|l| l.local).collect(),
             surface: self.p.node.surfaces(now).0,
+            nat: &self.p.node.nat(now),
             shards: self.p.shards,
             io: &self.p.io,
             counters: counts::all(self),
