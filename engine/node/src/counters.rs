@@ -157,6 +157,14 @@ numbers! {
         authorised_full;
         /// Peers not watched for failing paths: too many.
         watched_full;
+        /// Paths that looked as if nothing that we send over them arrived, and were probed at once.
+        path_doubted;
+        /// Paths that went with their socket and are not tried from the next one: too many.
+        lost_paths_full;
+        /// Frames that went over a new path and over the relay.
+        warm_up_copies;
+        /// New paths not warmed up: too many.
+        warming_full;
         /// Peers without lanes: too many have some.
         lanes_full;
         /// Lanes given up because nothing came back over them.
@@ -215,6 +223,10 @@ numbers! {
         error_gates;
         /// Peers watched for failing paths.
         watched;
+        /// Peers whose frames go twice.
+        warming;
+        /// Paths to be tried from the next socket.
+        lost_paths;
         /// Members that our controller authorised lately.
         authorised;
         /// Peers with lanes.

@@ -108,6 +108,7 @@ impl Node {
             let active = self.peers.get(address).is_some_and(|p| p.upstream || p.active(now.ms()));
             if active && self.gates.challenge(now.ms()) {
                 self.send_hello(now, address, None, remote);
+                self.remember_lost(now, address, remote);
             }
         }
         self.upstreams_changed(now);
@@ -118,7 +119,32 @@ impl Node {
         self.timers.next_ping_ms = now.ms();
     }
 
-    /// Greets upstreams from sockets that are new.
+    /// The path went with its socket: the next socket that appears tries it.
+    fn remember_lost(&mut self, now: Now, address: Address, remote: SocketAddr) {
+        let lost = &mut self.timers.lost_paths;
+        if !self.settings.fast_failover || lost.iter().any(|(a, r, _)| (*a, *r) == (address, remote)) {
+            return;
+        }
+        if lost.len() >= LOST_PATHS_MAX {
+            lost.pop_front();
+            self.counters.lost_paths_full += 1;
+        }
+        lost.push_back((address, remote, now.ms()));
+    }
+
+    /// Greets peers that were reached over a socket that is gone, and are not otherwise, from a new one.
+    fn greet_lost(&mut self, now: Now, socket: LocalSocketId, local: SocketAddr) {
+        for (address, remote, at) in self.timers.lost_paths.clone() {
+            let usable = |p: &crate::peer::Peer| p.slots.iter().any(|s| s.alive(now.ms()));
+            let needed = self.peers.get(address).is_some_and(|p| !usable(p));
+            let fresh = now.ms().saturating_sub(at) < LOST_PATHS_MS && remote.is_ipv4() == local.is_ipv4();
+            if needed && fresh && self.gates.challenge(now.ms()) {
+                self.send_hello(now, address, Some(socket), remote);
+            }
+        }
+    }
+
+    /// Greets upstreams from sockets that are new, and peers that lost a socket.
     pub(crate) fn greet_from_new_sockets(&mut self, now: Now) {
         let new = std::mem::take(&mut self.timers.new_sockets);
         if new.is_empty() {
@@ -134,6 +160,9 @@ impl Node {
             let Some(local) = self.sockets.get(&socket).map(|s| s.local) else { continue };
             for &(address, remote) in known.iter().filter(|(_, r)| r.is_ipv4() == local.is_ipv4()) {
                 self.send_hello(now, address, Some(socket), remote);
+            }
+            if self.place(socket).1 == Port::Primary {
+                self.greet_lost(now, socket, local);
             }
         }
         if known.is_empty() {

@@ -37,6 +37,7 @@ impl Node {
             peer.last_trust.set(now_ms);
         }
         let (trusted, upstream) = (peer.trusted(now_ms), peer.upstream);
+        self.watch_arrival(now, arrival, from, verb);
         if arrival.direct() {
             self.heard_directly(now, arrival, from, verb == Some(Verb::Ok), heard.proves_path);
         }
@@ -51,7 +52,9 @@ impl Node {
     fn heard_directly(&mut self, now: Now, arrival: &Arrival, from: Address, ok: bool, proves_path: bool) {
         let redirected = |p: &Peer| p.redirect.is_some_and(|r| r.remote == arrival.path.remote);
         let takes_over = proves_path && self.peers.get(from).is_some_and(redirected);
-        if !takes_over && self.refresh(now, arrival.path, from) || !self.acceptable(from, arrival.path.remote) {
+        if !takes_over && self.refresh(now, arrival.path, from, proves_path)
+            || !self.acceptable(from, arrival.path.remote)
+        {
             return;
         }
         if proves_path {
@@ -78,14 +81,14 @@ impl Node {
 
     /// An OK proves its path: learn it if it is not known yet.
     pub(crate) fn learn_proven(&mut self, now: Now, arrival: &Arrival, from: Address) {
-        if !self.refresh(now, arrival.path, from) && self.acceptable(from, arrival.path.remote) {
+        if !self.refresh(now, arrival.path, from, true) && self.acceptable(from, arrival.path.remote) {
             self.learn(now, arrival.path, from);
         }
     }
 
     /// True if the path is known: refreshes it, or finds the same host alive on the same socket or an earlier port, which
     /// is enough without a bond.
-    fn refresh(&mut self, now: Now, path: Path, from: Address) -> bool {
+    fn refresh(&mut self, now: Now, path: Path, from: Address, answer: bool) -> bool {
         let now_ms = now.ms();
         let known = self.reached_from_earlier_port(from, &path, now_ms);
         let Some(peer) = self.peers.get_mut(from) else { return false };
@@ -93,8 +96,8 @@ impl Node {
             return known || peer.slots.iter().any(|s: &Slot| s.path.same_host(&path) && s.alive(now_ms));
         };
         let was_usable = slot.alive(now_ms);
-        slot.verified(now_ms);
-        if !was_usable {
+        slot.verified(now_ms, answer);
+        if !was_usable && slot.alive(now_ms) {
             self.path_changed(now, from);
         }
         true

@@ -81,6 +81,7 @@ mod surface;
 mod timers;
 mod upstream;
 mod waiting;
+mod warm;
 mod watch;
 mod whois;
 
@@ -99,7 +100,7 @@ pub use io::{
     Port, Relayed, RestoreError, Route, Socket, StateKey,
 };
 pub use network::Networks;
-pub use settings::{PhysicalNetwork, Settings};
+pub use settings::{PhysicalNetwork, Settings, WarmUp};
 
 use path::Path;
 
@@ -131,6 +132,7 @@ pub struct Node {
     introductions: relay::Introductions,
     rendezvous: rendezvous::Rendezvous,
     watched: BTreeSet<Address>,
+    warming: warm::Warming,
     networks: Networks,
     authorised: members::Authorised,
     lanes: lanes::Lanes,
@@ -170,6 +172,7 @@ impl Node {
             introductions: relay::Introductions::default(),
             rendezvous: rendezvous::Rendezvous::default(),
             watched: BTreeSet::new(),
+            warming: warm::Warming::new(),
             networks: Networks::new(),
             authorised: members::Authorised::default(),
             lanes: lanes::Lanes::default(),
@@ -201,7 +204,7 @@ impl Node {
         let ping = (!self.sockets.is_empty()).then_some(self.timers.next_ping_ms);
         let watch = (!self.watched.is_empty()).then_some(self.timers.next_watch_ms);
         let probe = self.rendezvous.next_probe_ms();
-        let sometimes = [ping, watch, probe].into_iter().flatten();
+        let sometimes = [ping, watch, probe, self.next_warm_ms()].into_iter().flatten();
         sometimes.chain([self.timers.next_tick_ms, self.networks.poll_timeout()]).min()
     }
 
@@ -242,6 +245,8 @@ impl Node {
             identity_prefixes,
             error_gates,
             watched: self.watched.len(),
+            warming: self.warming.len(),
+            lost_paths: self.timers.lost_paths.len(),
             authorised: self.authorised.len(),
             lane_peers: self.lanes.peers(),
         }

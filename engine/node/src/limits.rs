@@ -249,17 +249,41 @@ pub const HINT_MS: u64 = 30_000;
 /// A path carries traffic if a frame was sent over it this recently. ms.
 pub const TRAFFIC_WINDOW_MS: u64 = 2_000;
 /// How often watched paths are looked at. ms.
-pub const WATCH_MS: u64 = 50;
+pub const WATCH_MS: u64 = 25;
 /// A watched path from which nothing was verified for this long is probed. ms.
-pub const WATCH_PROBE_MS: u64 = 300;
-/// The same for paths to upstreams, and for paths already suspect. ms.
+pub const WATCH_PROBE_MS: u64 = 200;
+/// The same for paths to upstreams that relay nothing back. ms.
+pub const WATCH_PROBE_UPSTREAM_MS: u64 = 400;
+/// The same for peers that answer few probes, and for paths already suspect that are silent. ms.
 pub const WATCH_PROBE_SLOW_MS: u64 = 1_000;
-/// A probe counts as missed after this long, or twice the path's latency if that is more. ms.
-pub const WATCH_MISS_MS: u64 = 250;
+/// A probe counts as missed after this long, or twice the path's latency if that is more. ms; the gate of who answers,
+/// [`ECHO_GATE_MS`], is just open again.
+pub const WATCH_MISS_MS: u64 = 170;
+/// The same for a path that is doubted. ms.
+pub const WATCH_MISS_DOUBTED_MS: u64 = 85;
+/// A path is doubted at most once in this time. ms.
+pub const WATCH_DOUBT_MS: u64 = 1_000;
+/// A path that frames left by and nothing came over for this long, while the peer speaks some other way, is doubted. ms.
+pub const WATCH_DOUBT_SILENCE_MS: u64 = 100;
 /// Missed probes that make a path suspect. spec, "Path selection".
 pub const WATCH_MISSES: u8 = 2;
+/// Missed probes that make a doubted path suspect: the second may have come before the answerer's gate was open again.
+pub const WATCH_MISSES_DOUBTED: u8 = 3;
 /// Peers watched at a time. ours.
 pub const WATCHED_MAX: usize = 4_096;
+/// Paths that went with their socket and are tried from the next socket that appears. ours.
+pub const LOST_PATHS_MAX: usize = 1_024;
+/// How long they are remembered. ms.
+pub const LOST_PATHS_MS: u64 = 60_000;
+
+// Warm-up duplication. Ours; off unless asked for.
+
+/// Peers whose frames go twice at a time. ours.
+pub const WARMING_MAX: usize = 256;
+/// Frames that a warm-up may be asked to double. ours.
+pub const WARM_UP_PACKETS_MAX: u32 = 10_000;
+/// How long a warm-up may be asked to last. ms, ours.
+pub const WARM_UP_MS_MAX: u32 = 10_000;
 
 // Lanes. Ours.
 

@@ -33,8 +33,13 @@ pub(crate) struct Watch {
     pub(crate) last_probe: Stamp,
     /// Probes missed one after the other.
     pub(crate) missed: u8,
-    /// Enough of them: not to be used while there is another way.
+    /// Enough of them: not to be used while there is another way, until a probe is answered.
     pub(crate) suspect: bool,
+    /// Something said that what we send over it does not arrive: probed at once, and only an answer helps.
+    pub(crate) doubted: bool,
+    pub(crate) last_doubt: Stamp,
+    /// When something last came that its owner, an upstream, relayed.
+    pub(crate) relayed: Stamp,
 }
 
 /// A path that a peer proved, and what is known of it.
@@ -78,10 +83,21 @@ impl Slot {
         }
     }
 
-    /// An authenticated packet came straight over it.
-    pub(crate) fn verified(&mut self, now_ms: u64) {
+    /// An authenticated packet came straight over it; `answer` to something that we sent there. What comes by itself says
+    /// nothing of the way out: a path that lost it is usable again when it brings an answer.
+    pub(crate) fn verified(&mut self, now_ms: u64, answer: bool) {
         self.last_verified.set(now_ms);
-        self.watch = Watch { last_probe: self.watch.last_probe, ..Watch::default() };
+        if answer || !(self.watch.suspect || self.watch.doubted) {
+            let Watch { last_probe, last_doubt, relayed, .. } = self.watch;
+            self.watch = Watch { last_probe, last_doubt, relayed, ..Watch::default() };
+        }
+    }
+
+    /// Something says that what we send over it does not arrive. False if that was just looked into.
+    pub(crate) fn doubt(&mut self, now_ms: u64) -> bool {
+        let news = !self.watch.suspect && self.watch.last_doubt.pass(WATCH_DOUBT_MS, now_ms);
+        self.watch.doubted |= news;
+        news
     }
 
     pub(crate) fn alive(&self, now_ms: u64) -> bool {

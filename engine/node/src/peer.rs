@@ -97,6 +97,8 @@ pub(crate) struct Peer {
     former: Vec<SocketAddr>,
     /// The last news about its reachability said "direct".
     pub(crate) announced_direct: bool,
+    /// The direct path that was warmed up last.
+    pub(crate) warmed: Option<Path>,
 }
 
 impl Peer {
@@ -130,6 +132,7 @@ impl Peer {
             slots: Vec::new(),
             former: Vec::new(),
             announced_direct: false,
+            warmed: None,
         }
     }
 

@@ -94,6 +94,7 @@ impl Node {
 
     /// Tells what became of a peer, if that changed and frames concern it.
     pub(crate) fn plan_peer(&mut self, now: Now, address: Address) {
+        self.warm_up(now, address);
         let present = self.planned(now, address);
         if self.plan.peers.get(&address) == present.as_ref() {
             return;
@@ -127,6 +128,7 @@ impl Node {
         let way = self.way(address, now.ms());
         // Frames over a trusted path go through the node, which knows the path's ID.
         let way = way.filter(|w| self.settings.trusted_path_to(w.path.remote.ip()).is_none());
+        let way = way.filter(|_| !self.is_warming(address, now.ms()));
         let route = way.map(|way| Route {
             socket: way.path.socket,
             remote: way.path.remote,

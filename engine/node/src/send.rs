@@ -89,12 +89,16 @@ impl Node {
         // spec: wire, "Which suite the reference sends": the queueing sender uses trusted paths
         let trusted = self.settings.trusted_path_to(way.path.remote.ip());
         let Some(packet) = self.build(to, message.verb, &message.payload, message.compress) else { return };
-        let id = self.seal_and_emit(to, packet, Some(way.path.socket), way.path.remote, trusted, None);
+        let frame = matches!(message.verb, Verb::Frame | Verb::ExtFrame | Verb::MulticastFrame);
+        let second = if frame && trusted.is_none() { self.second_way(now, to, &way) } else { None };
+        let id = match second {
+            None => self.seal_and_emit(to, packet, Some(way.path.socket), way.path.remote, trusted, None),
+            Some(second) => self.seal_and_emit_twice(to, packet, [way.path, second]),
+        };
         if let Some(id) = id.filter(|_| message.expect_reply) {
             let own = (way.owner == to).then_some(way.path.remote);
             self.expectations.register(id, message.verb, to, Some(way.path.socket), own, None, now);
         }
-        let frame = matches!(message.verb, Verb::Frame | Verb::ExtFrame | Verb::MulticastFrame);
         self.sent_over(now, to, way, frame);
     }
 
@@ -196,13 +200,38 @@ impl Node {
     pub(crate) fn seal_and_emit(
         &mut self,
         to: Address,
-        mut bytes: Vec<u8>,
+        bytes: Vec<u8>,
         socket: Option<LocalSocketId>,
         remote: SocketAddr,
         trusted_path: Option<u64>,
         suite: Option<Suite>,
     ) -> Option<u64> {
         let mtu = self.mtu(remote.ip());
+        let (id, bytes) = self.seal(to, bytes, mtu, trusted_path, suite)?;
+        self.emit_packet(&bytes, mtu, socket, remote);
+        Some(id)
+    }
+
+    /// The same over two paths: one packet with one ID, cut for the narrower of them.
+    fn seal_and_emit_twice(&mut self, to: Address, bytes: Vec<u8>, paths: [Path; 2]) -> Option<u64> {
+        let mtu = paths.map(|path| self.mtu(path.remote.ip())).into_iter().min()?;
+        let (id, bytes) = self.seal(to, bytes, mtu, None, None)?;
+        for Path { socket, remote } in paths {
+            self.emit_packet(&bytes, mtu, Some(socket), remote);
+        }
+        self.counters.warm_up_copies += 1;
+        Some(id)
+    }
+
+    /// Seals a packet that goes out in datagrams of `mtu` bytes; its ID on the wire, and its bytes.
+    fn seal(
+        &mut self,
+        to: Address,
+        mut bytes: Vec<u8>,
+        mtu: usize,
+        trusted_path: Option<u64>,
+        suite: Option<Suite>,
+    ) -> Option<(u64, Vec<u8>)> {
         let datagrams = datagrams_needed(bytes.len(), mtu);
         if datagrams > MAX_FRAGMENTS {
             self.counters.too_large += 1;
@@ -217,8 +246,7 @@ impl Node {
             None => keys.seal(&mut bytes, suite),
         }
         let id = Packet::new(&bytes[..]).ok()?.id();
-        self.emit_packet(&bytes, mtu, socket, remote);
-        Some(id)
+        Some((id, bytes))
     }
 
     /// Hands out the datagrams of a sealed packet.

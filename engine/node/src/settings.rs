@@ -21,6 +21,21 @@ pub struct PhysicalNetwork {
     pub mtu: Option<u16>,
 }
 
+/// How frames to a peer whose direct path is new go over the path and over the relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WarmUp {
+    /// So many frames; 0: as many as there are meanwhile.
+    pub packets: u32,
+    /// So long, milliseconds; 0: until `packets` went. Both 0: never.
+    pub ms: u32,
+}
+
+impl WarmUp {
+    pub(crate) fn is_off(&self) -> bool {
+        *self == WarmUp::default()
+    }
+}
+
 /// The operator's settings as far as the control plane acts on them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -37,6 +52,9 @@ pub struct Settings {
     /// Probe paths that carry frames but bring nothing back, and leave them after two missed probes. Sends a few
     /// packets that ZeroTierOne would not send.
     pub fast_failover: bool,
+    /// Frames over a new direct path go by the relay as well. A peer that does not know repeated packets, as ZeroTierOne,
+    /// delivers them twice.
+    pub warm_up: WarmUp,
     /// Encrypt with Salsa20/12-Poly1305, which every peer speaks, also to those that speak AES-GMAC-SIV.
     pub salsa_only: bool,
 }
@@ -50,6 +68,7 @@ impl Default for Settings {
             controller: false,
             allow_loopback: false,
             fast_failover: true,
+            warm_up: WarmUp::default(),
             salsa_only: false,
         }
     }

@@ -2,6 +2,9 @@
 //! wants to be called again.
 // spec: paths, "Timers"
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
 use wire::{Address, Now};
 
 use crate::Node;
@@ -19,6 +22,8 @@ pub(crate) struct Timers {
     pub(crate) next_watch_ms: u64,
     next_housekeeping_ms: u64,
     pub(crate) new_sockets: Vec<LocalSocketId>,
+    /// Where peers were reached over sockets that are gone, and since when.
+    pub(crate) lost_paths: VecDeque<(Address, SocketAddr, u64)>,
 }
 
 impl Timers {
@@ -30,6 +35,7 @@ impl Timers {
             next_watch_ms: now_ms,
             next_housekeeping_ms: now_ms + HOUSEKEEPING_MS,
             new_sockets: Vec::new(),
+            lost_paths: VecDeque::new(),
         }
     }
 }
@@ -39,6 +45,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Now) {
         let now_ms = now.ms();
         self.fire_probes(now);
+        self.end_warm_ups(now);
         if now_ms >= self.timers.next_watch_ms && !self.watched.is_empty() {
             self.watch_tick(now);
         }
@@ -95,6 +102,7 @@ impl Node {
             self.forget(now, address);
         }
         self.surfaces.expire(now_ms);
+        self.timers.lost_paths.retain(|(_, _, at)| now_ms.saturating_sub(*at) < LOST_PATHS_MS);
         self.narrowed.expire(now_ms);
         self.gates.expire(now_ms);
         self.introductions.expire(now_ms);

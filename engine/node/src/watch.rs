@@ -1,13 +1,18 @@
 //! Fast failover: a path that carries frames and brings nothing back is probed, and after two missed probes it is
-//! suspect, so that frames take another path or the relay within two seconds. The first verified packet clears it.
+//! suspect, so that frames take another path or the relay within a second. An answer over it clears it. What a peer does
+//! may cast doubt on a path sooner: it speaks some other way, or asks whether we are there while frames go to it.
 //! ZeroTierOne waits 19 s for another path and 243 s for the relay.
 // spec: paths, "Path selection", Gateway
 
-use wire::{Address, Now};
+use std::net::SocketAddr;
+
+use wire::{Address, Now, Verb};
 
 use crate::Node;
+use crate::io::LocalSocketId;
 use crate::limits::*;
-use crate::path::{Path, Slot};
+use crate::path::{Path, Slot, Watch};
+use crate::send::Arrival;
 
 /// What looking at one slot came to.
 enum Look {
@@ -36,6 +41,13 @@ impl Node {
     pub(crate) fn watch_tick(&mut self, now: Now) {
         let now_ms = now.ms();
         self.timers.next_watch_ms = now_ms + WATCH_MS;
+        if !self.settings.fast_failover {
+            // Switched off a moment ago: nothing is held against a path any more.
+            self.watched.clear();
+            let slots = self.peers.iter_mut().flat_map(|(_, p)| &mut p.slots);
+            slots.for_each(|s| s.watch = Watch::default());
+            return self.plan_all(now);
+        }
         for address in self.watched.iter().copied().collect::<Vec<_>>() {
             if !self.watch_peer(now, address) {
                 self.watched.remove(&address);
@@ -50,7 +62,11 @@ impl Node {
         let busy = peer.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
         let slow_echo = crate::peer::answers_echo_slowly(peer.version);
         let may_echo = !slow_echo || !peer.last_echo_out.within(WATCH_PROBE_SLOW_MS, now_ms);
-        let slow = peer.upstream || slow_echo;
+        let silence_ms = match (slow_echo, peer.upstream) {
+            (true, _) => WATCH_PROBE_SLOW_MS,
+            (false, true) => WATCH_PROBE_UPSTREAM_MS,
+            (false, false) => WATCH_PROBE_MS,
+        };
         let (mut probes, mut suspected, mut watching) = (Vec::new(), false, busy);
         for slot in &mut peer.slots {
             let carries = slot.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
@@ -59,7 +75,7 @@ impl Node {
                 continue;
             }
             watching = true;
-            match look(slot, slow, may_echo, now_ms) {
+            match look(slot, silence_ms, may_echo, now_ms) {
                 Look::Fine => {}
                 Look::Probe => probes.push(slot.path),
                 Look::Suspect => suspected = true,
@@ -76,25 +92,71 @@ impl Node {
     }
 }
 
-fn look(slot: &mut Slot, slow: bool, may_echo: bool, now_ms: u64) -> Look {
+impl Node {
+    /// What the arrival of a packet says of other paths than its own.
+    pub(crate) fn watch_arrival(&mut self, now: Now, arrival: &Arrival, from: Address, verb: Option<Verb>) {
+        let now_ms = now.ms();
+        if !self.settings.fast_failover {
+            return;
+        }
+        if !arrival.direct() {
+            let relays = |u: &Address| self.peers.get(*u).is_some_and(|p| p.slot(&arrival.path).is_some());
+            let owner = self.roots.upstreams().map(|(u, _)| u).find(relays);
+            if let Some(slot) = owner.and_then(|u| self.peers.get_mut(u)?.slot_mut(&arrival.path)) {
+                slot.watch.relayed.set(now_ms);
+            }
+        }
+        let frame = verb.is_some_and(crate::learn::is_nontrivial);
+        let Some(peer) = self.peers.get_mut(from) else { return };
+        let carries = |s: &&mut Slot| s.last_frame_out.within(WATCH_PROBE_MS, now_ms) && s.alive(now_ms);
+        let Some(slot) = peer.slots.iter_mut().filter(carries).max_by_key(|s| s.last_frame_out.get()) else { return };
+        let here = arrival.direct() && slot.path == arrival.path;
+        let silent = !slot.last_verified.within(WATCH_DOUBT_SILENCE_MS, now_ms);
+        if here && verb == Some(Verb::Echo) || !here && frame && silent {
+            self.counters.path_doubted += u64::from(slot.doubt(now_ms));
+        }
+    }
+
+    /// The kernel would not send a datagram there: no route, say.
+    pub fn handle_send_refused(&mut self, now: Now, socket: LocalSocketId, remote: SocketAddr) {
+        if !self.settings.fast_failover {
+            return;
+        }
+        for address in self.watched.iter() {
+            let slots = self.peers.get_mut(*address).into_iter().flat_map(|p| &mut p.slots);
+            let doubted = slots.filter(|s| s.path.socket == socket && s.path.remote == remote);
+            let doubted = doubted.filter_map(|s| s.doubt(now.ms()).then_some(())).count();
+            self.counters.path_doubted += doubted as u64;
+        }
+    }
+}
+
+fn look(slot: &mut Slot, silence_ms: u64, may_echo: bool, now_ms: u64) -> Look {
     let latency_ms = u64::from(slot.latency_us.unwrap_or(0)) / 1000;
     let watch = &mut slot.watch;
-    if watch.pending.is_set() && watch.pending.age(now_ms) >= WATCH_MISS_MS.max(2 * latency_ms) {
+    let miss_ms = if watch.doubted { WATCH_MISS_DOUBTED_MS } else { WATCH_MISS_MS };
+    if watch.pending.is_set() && watch.pending.age(now_ms) >= miss_ms.max(2 * latency_ms) {
         watch.pending.clear();
         watch.missed = watch.missed.saturating_add(1);
-        if watch.missed == WATCH_MISSES && !watch.suspect {
+        let misses = if watch.doubted { WATCH_MISSES_DOUBTED } else { WATCH_MISSES };
+        if watch.missed >= misses && !watch.suspect {
             watch.suspect = true;
+            watch.doubted = false;
             return Look::Suspect;
         }
     }
-    let interval = match (watch.suspect, watch.missed) {
-        (true, _) => WATCH_PROBE_SLOW_MS,
-        (false, 1..) => 0,
-        (false, 0) if slow => WATCH_PROBE_SLOW_MS,
-        (false, 0) => WATCH_PROBE_MS,
+    let heard = slot.last_verified.age(now_ms).min(watch.relayed.age(now_ms));
+    let interval = match watch.suspect {
+        // Something comes over it again: perhaps the way out works as well.
+        true if heard < watch.last_probe.age(now_ms) => silence_ms,
+        true => WATCH_PROBE_SLOW_MS,
+        false if watch.doubted || watch.missed > 0 => 0,
+        // What an upstream relayed came all the time, and stopped.
+        false if watch.relayed.within(TRAFFIC_WINDOW_MS, now_ms) => silence_ms.min(WATCH_PROBE_MS),
+        false => silence_ms,
     };
-    let silence = slot.last_verified.age(now_ms).min(watch.last_probe.age(now_ms));
-    if watch.pending.is_set() || silence < interval || !may_echo {
+    let silence = if interval == 0 || watch.suspect { u64::MAX } else { heard };
+    if watch.pending.is_set() || silence.min(watch.last_probe.age(now_ms)) < interval || !may_echo {
         return Look::Fine;
     }
     watch.pending.set(now_ms);

@@ -101,8 +101,13 @@ fn s19_a_single_dead_path_is_left_for_the_relay_within_two_seconds() {
     let took = time_to_leave(&mut b, p, &[AT_P]);
     assert!(took <= 2000, "{took} ms");
     assert_eq!(b.events.last(), Some(&node::Event::PeerRelayed { peer: p }));
-    // The first verified packet brings it back.
+    // The first verified packet has it probed, and the answer brings it back: a path may be dead one way only.
+    b.answer(p, AT_P, 10);
+    b.advance(200);
     b.receive(p, 5, AT_P, Verb::Nop, b"");
+    b.send_frame(p);
+    assert_eq!(only(&b.take_to(p), Verb::Frame)[0].remote, addr("44.1.1.1:9993"));
+    b.advance(100);
     b.send_frame(p);
     assert_eq!(only(&b.take_to(p), Verb::Frame)[0].remote, addr(AT_P));
 }

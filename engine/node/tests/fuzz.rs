@@ -33,6 +33,8 @@ fn within_bounds(g: &Gauges) {
         (g.identity_prefixes, IDENTITY_PREFIXES_MAX),
         (g.error_gates, ERROR_GATE_MAX),
         (g.watched, WATCHED_MAX),
+        (g.warming, WARMING_MAX),
+        (g.lost_paths, LOST_PATHS_MAX),
         (g.authorised, AUTHORISED_MAX),
         (g.lane_peers, LANE_PEERS_MAX),
     ];

@@ -395,8 +395,11 @@ fn what_shards_report_keeps_paths_alive_teaches_new_ones_and_finds_dead_ones() {
         assert!(b.ms() - start <= 2000);
     }
     assert_eq!(b.node.counters().path_suspected, 1);
-    // Frames that come by that path again bring it back.
+    // Frames that come by that path again have it probed, and the answer brings it back.
+    b.answer(p, AT_P, 10);
+    b.advance(200);
     b.node.handle_activity(b.now, &[report(AT_P, 5, 0)]);
+    b.advance(100);
     assert_eq!(b.take_plan_route(p).as_deref(), Some(AT_P));
 }
 
