@@ -47,8 +47,11 @@ pub enum Command {
     Up(UpArgs),
     /// Show the running gateway
     Status,
-    /// Show the peers it knows
-    Peers,
+    /// Show the peers it knows, or one of them with all its paths
+    Peers {
+        /// 10 hex digits
+        peer: Option<Address>,
+    },
     /// Show the networks it has joined
     Networks,
     /// Join a network, or change what a joined one may do to this host
@@ -479,7 +482,14 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
             let (status, networks, peers) = (client.get("/status")?, client.get("/network")?, client.get("/peer")?);
             emit(&show::overview(&status, &networks, &peers))
         }
-        Command::Peers => print(client()?.get("/peer")?, show::peers),
+        Command::Peers { peer: None } => print(client()?.get("/peer")?, show::peers),
+        Command::Peers { peer: Some(peer) } => {
+            let object = client()?.get(&format!("/peer/{peer}"))?;
+            if object.get("address").is_none() {
+                return Err(ClientError::NotFound { path: format!("peer {peer}") }.into());
+            }
+            print(object, show::peer)
+        }
         Command::Networks => print(client()?.get("/network")?, show::networks),
         Command::Join(args) => {
             let mut body = Map::new();
@@ -670,6 +680,7 @@ mod tests {
             "hawser up --home /x --port 0 --shards 2 --no-mss-clamp --allow-loopback",
             "hawser status",
             "hawser peers --json",
+            "hawser peers b9fd86978b",
             "hawser networks",
             "hawser moons",
             "hawser listmoons --json",

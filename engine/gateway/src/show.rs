@@ -76,9 +76,33 @@ fn status_rows(v: &Value) -> Vec<(&'static str, String)> {
         ("port", text(&settings["primaryPort"])),
         ("listening on", text(&settings["listeningOn"])),
         ("seen as", text(&settings["surfaceAddresses"])),
+        ("nat", nat(&v["nat"])),
         ("shards", text(&v["shards"])),
         ("io", format!("{} ({})", text(&v["io"]["backend"]), text(&v["io"]["why"]))),
     ]
+}
+
+/// The kind of NAT before each link and family, as far as it is known.
+fn nat(v: &Value) -> String {
+    let mut known: Vec<String> = Vec::new();
+    for socket in items(v) {
+        let kind = match (socket["mapping"].as_str().unwrap_or_default(), socket["portStep"].as_u64()) {
+            ("none", _) => "none".into(),
+            ("symmetric", Some(step @ 1..)) => format!("symmetric, ports in steps of {step}"),
+            ("" | "unknown", _) => continue,
+            (other, _) => other.to_owned(),
+        };
+        let family = if text(&socket["address"]).contains(':') { "IPv6" } else { "IPv4" };
+        let line = format!("{} {family}: {kind}", text(&socket["link"]));
+        if !known.contains(&line) {
+            known.push(line);
+        }
+    }
+    match (known.is_empty(), items(v).is_empty()) {
+        (true, true) => String::new(),
+        (true, false) => "not known: it takes two roots that say how they see us".into(),
+        _ => known.join("; "),
+    }
 }
 
 /// Status, networks and peers in short.
@@ -91,22 +115,94 @@ pub fn overview(v: &Value, networks: &Value, peers: &Value) -> String {
     pairs(&rows)
 }
 
+/// Microseconds as milliseconds with three digits that mean something; nothing if unknown.
+fn ms(us: &Value) -> String {
+    match us.as_i64() {
+        Some(us @ 100_000..) => format!("{} ms", us / 1000),
+        Some(us @ 10_000..) => format!("{:.1} ms", us as f64 / 1000.0),
+        Some(us @ 0..) => format!("{:.2} ms", us as f64 / 1000.0),
+        _ => String::new(),
+    }
+}
+
+/// The path in use, or any.
+fn best_path(p: &Value) -> Option<&Value> {
+    items(&p["paths"]).iter().find(|path| path["preferred"] == true).or(items(&p["paths"]).first())
+}
+
+fn version(p: &Value) -> String {
+    Some(text(&p["version"])).filter(|v| !v.starts_with('-')).unwrap_or_default()
+}
+
+/// How what goes to a peer goes.
+fn way(p: &Value) -> &'static str {
+    match (best_path(p), p["role"].as_str()) {
+        (Some(_), _) => "direct",
+        (None, Some("PLANET" | "MOON")) => "silent",
+        _ => "relayed",
+    }
+}
+
+/// Why a peer is relayed: in a word, and what can be done.
+fn why_relayed(p: &Value) -> [&'static str; 2] {
+    match p["whyRelayed"].as_str().unwrap_or_default() {
+        "idle" => ["idle", "nothing was said for minutes, so that no path is kept"],
+        "untrusted" => ["no shared network yet", "addresses are told to members of a common network only"],
+        "trying" => ["trying", "addresses are being exchanged"],
+        "symmetric-here" => {
+            let advice = "the NAT here is symmetric, and what is there filters by port: forward a UDP port on one side";
+            ["symmetric NAT here", advice]
+        }
+        "unanswered" => {
+            let advice = "a firewall drops UDP between the two, or the NAT there is symmetric: open UDP on one side";
+            ["nothing gets through", advice]
+        }
+        _ => ["", ""],
+    }
+}
+
 /// The peer list.
 pub fn peers(v: &Value) -> String {
-    let header = ["address", "version", "role", "latency", "way", "path"];
+    let header = ["address", "version", "role", "way", "latency", "p99", "path"];
     list(v, "no peers known yet", &header, |p| {
-        let best = items(&p["paths"]).iter().find(|path| path["preferred"] == true).or(items(&p["paths"]).first());
-        let latency = p["latency"].as_i64().filter(|ms| *ms >= 0).map(|ms| format!("{ms} ms")).unwrap_or_default();
-        let version = text(&p["version"]);
+        let best = best_path(p);
+        let others = match items(&p["paths"]).len() {
+            0 | 1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
         vec![
             text(&p["address"]),
-            if version.starts_with('-') { String::new() } else { version },
+            version(p),
             text(&p["role"]),
-            latency,
-            if best.is_some() { "direct" } else { "relayed" }.into(),
-            best.map(|path| text(&path["address"])).unwrap_or_default(),
+            way(p).into(),
+            best.map(|path| ms(&path["latencyUs"])).unwrap_or_default(),
+            best.map(|path| ms(&path["roundTripUs"]["p99"])).unwrap_or_default(),
+            best.map_or(why_relayed(p)[0].into(), |path| text(&path["address"]) + &others),
         ]
     })
+}
+
+/// One peer and its paths.
+pub fn peer(p: &Value) -> String {
+    let what = match why_relayed(p) {
+        ["", _] => way(p).to_owned(),
+        [why, advice] => format!("{}, {why}: {advice}", way(p)),
+    };
+    let mut out =
+        pairs(&[("address", text(&p["address"])), ("version", version(p)), ("role", text(&p["role"])), ("way", what)]);
+    if !items(&p["paths"]).is_empty() {
+        let header = ["path", "from port", "used", "last", "p50", "p90", "p99", "max", "jitter", "samples"];
+        out.push_str("\n\n");
+        out.push_str(&list(&p["paths"], "", &header, |path| {
+            let trips = &path["roundTripUs"];
+            let used = if path["preferred"] == true { "yes" } else { "" };
+            let mut row = vec![text(&path["address"]), text(&path["localPort"]), used.into()];
+            row.extend(["last", "p50", "p90", "p99", "max", "jitter"].map(|k| ms(&trips[k])));
+            row.push(text(&trips["samples"]));
+            row
+        }));
+    }
+    out
 }
 
 /// The moon list.
@@ -237,14 +333,47 @@ mod tests {
 
     use super::*;
 
+    fn words(line: &str) -> Vec<&str> {
+        line.split_whitespace().collect()
+    }
+
     #[test]
-    fn a_peer_without_paths_is_shown_as_relayed_and_unknown_values_as_dashes() {
-        let shown = peers(
-            &json!([{"address": "b9fd86978b", "latency": -1, "version": "-1.-1.-1", "role": "LEAF", "paths": []}]),
-        );
-        let line = shown.lines().nth(1).expect("a row");
-        let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words, ["b9fd86978b", "-", "LEAF", "-", "relayed", "-"]);
+    fn a_peer_without_paths_is_shown_as_relayed_and_why_and_unknown_values_as_dashes() {
+        let mut p = json!({"address": "b9fd86978b", "latency": -1, "version": "-1.-1.-1", "role": "LEAF", "paths": []});
+        let row = |p: &Value| peers(&json!([p])).lines().nth(1).expect("a row").to_owned();
+        assert_eq!(words(&row(&p)), ["b9fd86978b", "-", "LEAF", "relayed", "-", "-", "-"]);
+        p["whyRelayed"] = "symmetric-here".into();
+        assert!(row(&p).ends_with("symmetric NAT here"), "{}", row(&p));
+        assert!(peer(&p).contains("relayed, symmetric NAT here: "), "{}", peer(&p));
+        p["role"] = "PLANET".into();
+        assert_eq!(words(&row(&p))[3], "silent");
+    }
+
+    #[test]
+    fn a_peer_is_shown_with_the_path_in_use_and_in_detail_with_all_of_them() {
+        let trips = json!({"samples": 52, "last": 21_300, "min": 420, "p50": 20_040, "p90": 20_900, "p99": 140_600,
+            "max": 141_000, "jitter": 830});
+        let path = |address: &str, preferred: bool| json!({"address": address, "preferred": preferred, "localPort": 9993, "latencyUs": 421, "roundTripUs": trips});
+        let paths = [path("192.0.2.1/9993", false), path("192.0.2.2/9993", true)];
+        let p = json!({"address": "b9fd86978b", "version": "1.14.1", "role": "LEAF", "paths": paths});
+        let list = peers(&json!([p]));
+        let row: Vec<&str> = words(list.lines().nth(1).expect("a row"));
+        assert_eq!(row[3..8], ["direct", "0.42", "ms", "140", "ms"]);
+        assert!(list.ends_with("192.0.2.2/9993 and 1 more"), "{list}");
+        let detail = peer(&p);
+        let used = words(detail.lines().last().expect("a row"));
+        assert_eq!(used[..5], ["192.0.2.2/9993", "9993", "yes", "21.3", "ms"]);
+        assert_eq!(used[13..], ["0.83", "ms", "52"]);
+    }
+
+    #[test]
+    fn the_nat_of_a_link_is_said_once_and_not_before_it_is_known() {
+        let socket = |mapping: &str, step: u64, address: &str| json!({"link": "eth0", "address": address, "mapping": mapping, "portStep": step});
+        let (v4, v6) = ("10.0.0.2/9993", "fd00::2/9993");
+        assert_eq!(nat(&Value::Null), "");
+        assert!(nat(&json!([socket("unknown", 0, v4)])).starts_with("not known"));
+        let sockets = json!([socket("symmetric", 2, v4), socket("symmetric", 2, v4), socket("none", 0, v6)]);
+        assert_eq!(nat(&sockets), "eth0 IPv4: symmetric, ports in steps of 2; eth0 IPv6: none");
     }
 
     #[test]
