@@ -412,8 +412,8 @@ fn a_better_path_is_taken_without_losing_a_frame_and_nothing_is_overtaken_by_mor
     let mut lab = pair(1, None, false);
     lab.world.set_link(ip("44.0.1.1"), ip("44.0.2.1"), Link::delay_ms(SLOW_MS));
     // Long enough for the slow way to be measured as slow, with the minute's HELLO.
-    stream(&mut lab, 130_000, true, 0, |_| ());
-    let got = stream(&mut lab, 200_000, true, 1000, |lab| {
+    stream(&mut lab, 70_000, true, 0, |_| ());
+    let got = stream(&mut lab, 60_000, true, 1000, |lab| {
         lab.world.add_socket(lab.leaves[0], "45.0.1.1:9993");
     });
     for got in got {
