@@ -100,6 +100,15 @@ pub struct UpArgs {
     /// UDP and API port; 0 picks a free one [default: primaryPort of local.conf, else 9993]
     #[arg(long, short)]
     pub port: Option<u16>,
+    /// Never probe a path that carries frames and brings nothing back: a dead path is left after 19 s, for the relay after
+    /// four minutes, as in ZeroTierOne [default: probe, unless fastFailover of local.conf is false]
+    #[arg(long)]
+    pub no_fast_failover: bool,
+    /// While a direct path is new, so many frames, e.g. 64, or those of so many milliseconds, e.g. 200ms, or 64,200ms,
+    /// go by the relay as well. A Hawser delivers each once; ZeroTierOne delivers both copies
+    /// [default: warmUp of local.conf, else off]
+    #[arg(long, value_name = "FRAMES,MSms", value_parser = crate::local_conf::warm_up)]
+    pub warm_up: Option<node::WarmUp>,
     /// System calls that carry packets: io-uring, mmsg (recvmmsg, sendmmsg, epoll; costs more CPU), or auto, which is
     /// io-uring where the kernel has it and allows it [default: io of local.conf, else auto]
     #[arg(long, value_name = "auto|io-uring|mmsg", value_parser = backend)]

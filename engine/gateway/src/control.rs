@@ -131,6 +131,8 @@ pub struct Parts {
     pub conf_modified: Option<SystemTime>,
     /// Loopback addresses are links too.
     pub allow_loopback: bool,
+    /// Failover, as the command line wants it.
+    pub failover: FailoverArgs,
     /// The MSS of TCP connections may be lowered.
     pub mss_clamp: bool,
     /// Who may use the API.
@@ -161,8 +163,17 @@ pub struct Parts {
     pub orders: mpsc::Sender<Order>,
 }
 
+/// What the command line says of failover, above local.conf.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FailoverArgs {
+    /// Paths that carry frames and bring nothing back are not probed.
+    pub off: bool,
+    /// How new direct paths are warmed up.
+    pub warm_up: Option<node::WarmUp>,
+}
+
 /// The settings that the node acts on.
-pub fn node_settings(conf: &LocalConf, allow_loopback: bool) -> node::Settings {
+pub fn node_settings(conf: &LocalConf, allow_loopback: bool, failover: FailoverArgs) -> node::Settings {
     let physical = conf.physical.iter().map(|p| node::PhysicalNetwork {
         prefix: p.net,
         blacklist: p.blacklist,
@@ -176,6 +187,8 @@ pub fn node_settings(conf: &LocalConf, allow_loopback: bool) -> node::Settings {
         controller: true,
         allow_loopback,
         salsa_only: conf.settings.salsa_only,
+        fast_failover: !(failover.off || conf.settings.no_fast_failover),
+        warm_up: failover.warm_up.unwrap_or(conf.settings.warm_up),
         ..node::Settings::default()
     }
 }
@@ -371,7 +384,7 @@ impl Control {
             Err(e) => return error!("{e}; the settings in force stay"),
         };
         info!("local.conf read again");
-        self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback));
+        self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback, self.p.failover));
         self.p.gate.allow_from(conf.settings.allow_management_from.clone());
         self.filter = Filter::new(&conf, self.p.allow_loopback);
         self.p.conf = conf;
@@ -491,8 +504,10 @@ impl Control {
             FromShard::SendFailed { socket, remote, bytes, error } => {
                 self.counters.sends_refused += 1;
                 debug!(socket = socket.0, remote = to_text(remote), bytes, "cannot send: {error}");
-                if error.raw_os_error() == Some(nix::libc::EMSGSIZE) {
-                    self.narrow(now, socket, remote, bytes);
+                match error.raw_os_error() {
+                    Some(nix::libc::EMSGSIZE) => self.narrow(now, socket, remote, bytes),
+                    // No route, a firewall of our own, a device that is down: the way is looked into at once.
+                    _ => self.p.node.handle_send_refused(now, node_socket(socket), remote),
                 }
             }
             FromShard::SocketGone { socket, error: None, .. } => trace!(socket = socket.0, "socket closed"),

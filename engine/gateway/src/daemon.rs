@@ -19,7 +19,7 @@ use wire::{NetworkId, SecretIdentity};
 
 use crate::api::{self, Gate, MAX_PENDING_ASKS};
 use crate::cli::UpArgs;
-use crate::control::{Clock, Control, Inbox, Parts, node_settings};
+use crate::control::{Clock, Control, FailoverArgs, Inbox, Parts, node_settings};
 use crate::dataplane::{self, DataPlane};
 use crate::home::{DEFAULT_PORT, Home, HomeError, Loaded, PUBLIC};
 use crate::links;
@@ -189,7 +189,7 @@ async fn up<S: StateStore + 'static>(
 ) -> Result<(), UpError> {
     let clock = Clock::start();
     let (networks, token) = (loaded.networks.iter().map(|n| n.id).collect::<Vec<_>>(), loaded.token.clone());
-    let settings = node_settings(&conf, args.allow_loopback);
+    let settings = node_settings(&conf, args.allow_loopback, failover(&args));
     let identity = loaded.identity.clone();
     let node = make_node(clock, &identity, &loaded, settings)?;
     let controller = make_controller(clock, &home, &identity)?;
@@ -223,6 +223,7 @@ async fn up<S: StateStore + 'static>(
         conf,
         conf_modified,
         allow_loopback: args.allow_loopback,
+        failover: failover(&args),
         mss_clamp: !args.no_mss_clamp,
         gate,
         port,
@@ -247,6 +248,10 @@ async fn up<S: StateStore + 'static>(
     let _ = taps.await;
     info!("stopped");
     Ok(())
+}
+
+fn failover(args: &UpArgs) -> FailoverArgs {
+    FailoverArgs { off: args.no_fast_failover, warm_up: args.warm_up }
 }
 
 /// Listens on both families; one of them is enough.

@@ -139,6 +139,10 @@ pub struct Settings {
     pub no_mss_clamp: bool,
     /// Encrypt with Salsa20/12-Poly1305 to everybody.
     pub salsa_only: bool,
+    /// Do not probe paths that carry frames and bring nothing back.
+    pub no_fast_failover: bool,
+    /// Frames over a new direct path go by the relay as well.
+    pub warm_up: node::WarmUp,
 }
 
 /// The file, understood.
@@ -180,8 +184,10 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("bind", Acted),
     ("interfacePrefixBlacklist", Acted),
     ("allowManagementFrom", Acted),
-    ("tcpMssClamp", Acted), // ours
-    ("suite", Acted),       // ours
+    ("fastFailover", Acted), // ours
+    ("warmUp", Acted),       // ours
+    ("tcpMssClamp", Acted),  // ours
+    ("suite", Acted),        // ours
     ("allowSecondaryPort", Harmless(Kind::Boolean)),
     ("portMappingEnabled", Harmless(Kind::Boolean)),
     ("allowTcpFallbackRelay", Harmless(Kind::Boolean)),
@@ -294,6 +300,23 @@ fn peers(table: &Map<String, Value>) -> Result<BTreeMap<Address, Virtual>, Probl
     Ok(all)
 }
 
+/// What `warmUp` and `--warm-up` take.
+const WARM_UP: &str =
+    "a text of frames, milliseconds or both, like \"64\", \"200ms\" or \"64,200ms\", 10000 each at most";
+
+/// How new direct paths are warmed up: `64` frames, `200ms`, or whichever of `64,200ms` ends first.
+pub fn warm_up(text: &str) -> Result<node::WarmUp, &'static str> {
+    let mut warm_up = node::WarmUp::default();
+    for part in text.split(',').map(str::trim) {
+        let (number, to, max) = match part.strip_suffix("ms") {
+            Some(ms) => (ms, &mut warm_up.ms, node::limits::WARM_UP_MS_MAX),
+            None => (part, &mut warm_up.packets, node::limits::WARM_UP_PACKETS_MAX),
+        };
+        *to = number.parse().ok().filter(|n| *n <= max).ok_or(WARM_UP)?;
+    }
+    Ok(warm_up)
+}
+
 fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
     let mut s = Settings::default();
     for (key, value) in table {
@@ -331,6 +354,11 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
                     Some("salsa2012-poly1305") => true,
                     _ => return Err(wrong(&at, value, "\"auto\" or \"salsa2012-poly1305\"")),
                 };
+            }
+            (Acted, "fastFailover") => s.no_fast_failover = !boolean(value, &at)?,
+            (Acted, "warmUp") => {
+                let asked = value.as_str().and_then(|text| warm_up(text).ok());
+                s.warm_up = asked.ok_or_else(|| wrong(&at, value, WARM_UP))?;
             }
             (Acted, "tcpMssClamp") => s.no_mss_clamp = !boolean(value, &at)?,
             (Acted, _) => {
@@ -423,6 +451,28 @@ fn texts<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warm_up_is_frames_or_milliseconds_or_both_and_bounded() {
+        let warm = |packets, ms| Ok(node::WarmUp { packets, ms });
+        assert_eq!(warm_up("64"), warm(64, 0));
+        assert_eq!(warm_up("200ms"), warm(0, 200));
+        assert_eq!(warm_up("64, 200ms"), warm(64, 200));
+        assert_eq!(warm_up("0"), Ok(node::WarmUp::default()), "off");
+        for bad in ["", "-1", "10001", "10001ms", "200 s", "64,", "64;200ms"] {
+            assert_eq!(warm_up(bad), Err(WARM_UP), "{bad}");
+        }
+    }
+
+    #[test]
+    fn failover_is_fast_and_paths_are_not_warmed_up_unless_the_file_says_otherwise() {
+        let settings = |text: &str| LocalConf::parse(text, Path::new("local.conf")).map(|c| c.settings);
+        let plain = settings("{}").unwrap();
+        assert_eq!((plain.no_fast_failover, plain.warm_up), (false, node::WarmUp::default()));
+        let said = settings(r#"{"settings": {"fastFailover": false, "warmUp": "64,200ms"}}"#).unwrap();
+        assert_eq!((said.no_fast_failover, said.warm_up), (true, node::WarmUp { packets: 64, ms: 200 }));
+        assert!(settings(r#"{"settings": {"warmUp": 64}}"#).is_err(), "a text");
+    }
 
     fn parse(text: &str) -> Result<LocalConf, ConfError> {
         LocalConf::parse(text, Path::new("local.conf"))

@@ -32,7 +32,7 @@ pub struct Interface {
     pub index: u32,
     /// Kernel's name.
     pub name: String,
-    /// Administratively up.
+    /// Administratively up, and it has a carrier.
     pub up: bool,
 }
 
@@ -118,7 +118,7 @@ impl Netlink {
             m.attributes.iter().find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n.clone()) } else { None })
         };
         let interface = |m: LinkMessage| {
-            let up = m.header.flags.contains(LinkFlags::Up);
+            let up = m.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
             Some(Interface { index: m.header.index, name: name(&m)?, up })
         };
         Ok(links.into_iter().filter_map(interface).collect())
