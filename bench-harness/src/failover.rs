@@ -229,7 +229,8 @@ fn one(homes: &Homes, case: Case, options: &Options) -> Result<Run> {
             case.happen(&mut world)?;
             let (happened, mut without) = (Instant::now(), None);
             while happened.elapsed() < Duration::from_secs(options.seconds) && !lab::interrupted() {
-                if !setup.relayed && !(world.direct(0)? && world.direct(1)?) {
+                let together = setup.relayed || world.direct(0)? && world.direct(1)?;
+                if !together {
                     without = Some(happened.elapsed());
                 }
                 std::thread::sleep(Duration::from_millis(100));
