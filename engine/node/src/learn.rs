@@ -104,6 +104,11 @@ impl Node {
     }
 
     fn learn(&mut self, now: Now, path: Path, from: Address) {
+        // Something was still on its way when the socket went.
+        if !self.sockets.contains_key(&path.socket) {
+            self.counters.path_refused += 1;
+            return;
+        }
         let heartbeat_ms = PATH_HEARTBEAT_MS - self.random_below(PATH_HEARTBEAT_JITTER_MS);
         let (first, port) = self.place(path.socket);
         let Some(peer) = self.peers.get_mut(from) else { return };

@@ -4,12 +4,12 @@
 
 use std::net::SocketAddr;
 
-use wire::endpoint::scope;
+use wire::endpoint::{Scope, scope};
 use wire::message::OkHello;
 use wire::{Address, Malformed, Now, World, WorldKind};
 
 use crate::Node;
-use crate::io::{Event, Output, RestoreError, StateKey};
+use crate::io::{Event, LocalSocketId, Output, RestoreError, StateKey};
 use crate::limits::*;
 use crate::path::Path;
 use crate::peer::Proof;
@@ -179,6 +179,26 @@ impl Node {
     pub(crate) fn update_online(&mut self) {
         if self.roots.is_upstream() {
             self.set_online(true);
+        }
+    }
+
+    /// When an authenticated packet last came straight from an address of the Internet to one of these sockets, in
+    /// milliseconds of the monotonic clock. // spec: paths, "TCP fallback", Gateway: only authenticated UDP counts
+    pub fn heard_from_the_internet_ms(&self, over: impl Fn(LocalSocketId) -> bool) -> Option<u64> {
+        let slots = self.peers.iter().flat_map(|(_, peer)| &peer.slots);
+        let from_there = slots.filter(|s| s.scope() == Scope::Global && over(s.path.socket));
+        from_there.filter_map(|s| s.last_verified.get()).max()
+    }
+
+    /// Greets every upstream from those of the sockets that make contact: does one of them get through?
+    pub fn greet_upstreams(&mut self, now: Now, over: impl Fn(LocalSocketId) -> bool) {
+        let upstreams: Vec<_> = self.roots.upstreams().map(|(a, u)| (a, u.endpoints.clone())).collect();
+        self.endpoint_turn = self.endpoint_turn.wrapping_add(1);
+        for (address, endpoints) in upstreams {
+            let Some(&remote) = endpoints.get(self.endpoint_turn % endpoints.len().max(1)) else { continue };
+            for socket in self.fan_out(remote).into_iter().filter(|&socket| over(socket)) {
+                self.send_hello(now, address, Some(socket), remote);
+            }
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Whois {
     asked_ours: usize,
     strangers: Bucket,
     ours: Bucket,
+    /// Which upstream is asked again next.
+    turn: usize,
 }
 
 impl Whois {
@@ -94,11 +96,19 @@ impl Node {
         if !self.whois.due(address, ours, now.ms()) {
             return;
         }
-        self.send_whois(now, &[address], ours);
+        let best = self.roots.best().filter(|&u| self.way(u, now.ms()).is_some());
+        self.send_whois(now, &[address], ours, best);
     }
 
-    fn send_whois(&mut self, now: Now, addresses: &[Address], ours: bool) {
-        let upstream = self.roots.best().filter(|&u| self.way(u, now.ms()).is_some());
+    /// Who is asked again: the upstreams in turn, for the best one may be dead and nobody knows yet.
+    fn asked_again(&mut self, now: Now) -> Option<Address> {
+        let ranked = self.roots.ranked(&self.peers, now.ms()).into_iter();
+        let reachable: Vec<Address> = ranked.filter(|&u| self.way(u, now.ms()).is_some()).collect();
+        self.whois.turn = self.whois.turn.wrapping_add(1);
+        reachable.get(self.whois.turn % reachable.len().max(1)).copied()
+    }
+
+    fn send_whois(&mut self, now: Now, addresses: &[Address], ours: bool, upstream: Option<Address>) {
         let Some(upstream) = upstream else {
             return addresses.iter().for_each(|&a| self.whois.postpone(a)); // until an upstream answers
         };
@@ -119,8 +129,12 @@ impl Node {
         let strangers: Vec<Address> = self.waiting.sources().collect();
         for (addresses, ours) in [(wanted, true), (strangers, false)] {
             let due: Vec<Address> = addresses.into_iter().filter(|&a| self.whois.due(a, ours, now.ms())).collect();
+            if due.is_empty() {
+                continue;
+            }
+            let upstream = self.asked_again(now);
             for batch in due.chunks(WHOIS_BATCH) {
-                self.send_whois(now, batch, ours);
+                self.send_whois(now, batch, ours, upstream);
             }
         }
     }

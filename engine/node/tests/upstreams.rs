@@ -525,6 +525,141 @@ fn a_relay_that_hides_its_hops_does_not_become_the_path_of_those_behind_it() {
     assert!(b.take_to(p).is_empty(), "and no challenge, which the relay would pass on too");
 }
 
+const AT_OTHER_ROOT: &str = "44.2.2.2:9993";
+
+/// A leaf with two roots that answer after so many milliseconds, and a member at [`AT_P`] with a direct path.
+fn between_two_roots(delays: [u64; 2]) -> (Bench, [Address; 2], Address) {
+    let mut b = Bench::new(1);
+    let roots = [b.actor(2), b.actor(3)];
+    b.install_planet(&[(roots[0], &[AT_ROOT]), (roots[1], &[AT_OTHER_ROOT])]);
+    b.sockets(&[5]);
+    b.answer(roots[0], AT_ROOT, delays[0]);
+    b.answer(roots[1], AT_OTHER_ROOT, delays[1]);
+    b.advance(2000);
+    b.join_open();
+    let p = b.actor(10);
+    b.befriend(p, 5, AT_P);
+    b.answer(p, AT_P, 5);
+    b.actors.get_mut(&p).unwrap().only_socket = Some(5);
+    b.receive_frame(p, 5, AT_P, 0);
+    b.advance(1000);
+    b.take();
+    (b, roots, p)
+}
+
+fn best_root(b: &Bench) -> Option<Address> {
+    b.node.peers(b.now).into_iter().find(|p| p.best_upstream).map(|p| p.address)
+}
+
+#[test]
+fn a_root_keeps_its_place_until_another_is_better_by_a_fifth() {
+    let (mut b, roots, _) = between_two_roots([100, 105]);
+    assert_eq!(best_root(&b), Some(roots[0]));
+    let delay = |b: &mut Bench, ms| {
+        b.silence(roots[1]);
+        b.answer(roots[1], AT_OTHER_ROOT, ms);
+        b.advance(600_000);
+    };
+    delay(&mut b, 85);
+    assert_eq!(best_root(&b), Some(roots[0]), "15 % better");
+    delay(&mut b, 70);
+    assert_eq!(best_root(&b), Some(roots[1]), "30 % better");
+    delay(&mut b, 110);
+    assert_eq!(best_root(&b), Some(roots[1]), "10 % worse");
+}
+
+#[test]
+fn when_a_root_dies_direct_paths_do_not_notice_and_who_is_asked_for_is_found_through_the_other() {
+    let (mut b, roots, p) = between_two_roots([20, 50]);
+    b.events.clear();
+    b.silence(roots[0]);
+    // Frames both ways over the direct path go on as before, for as long as it takes to see that the root is gone.
+    for _ in 0..120 {
+        b.send_frame(p);
+        b.receive_frame(p, 5, AT_P, 0);
+        b.advance(500);
+        let sent = b.take_to(p);
+        assert!(only(&sent, Verb::Frame).iter().all(|frame| frame.remote == addr(AT_P)), "{:?}", verbs(&sent));
+        assert_eq!(b.preferred(p), Some((5, addr(AT_P))));
+    }
+    assert_eq!((best_root(&b), b.events.len()), (Some(roots[1]), 0), "{:?}", b.events);
+}
+
+#[test]
+fn a_question_that_a_dead_root_does_not_answer_reaches_another_root_within_ten_seconds() {
+    let (mut b, roots, _) = between_two_roots([20, 50]);
+    b.silence(roots[0]);
+    let (q, start) = (b.actor(20), b.ms());
+    b.node.send_user_message(b.now, q, 1, b"hello");
+    let asked = loop {
+        assert!(b.ms() - start <= 10_000, "never asked of the other root");
+        b.advance(100);
+        let whois = b.take().into_iter().find(|s| s.verb == Some(Verb::Whois) && s.to == roots[1]);
+        if let Some(whois) = whois {
+            break whois;
+        }
+    };
+    tell_identity(&mut b, roots[1], &asked, q);
+    assert!(only(&b.take_to(q), Verb::UserMessage).len() == 1, "and the message leaves");
+}
+
+#[test]
+fn we_are_online_while_one_root_answers_and_offline_after_500_s_without_any() {
+    let (mut b, roots, _) = between_two_roots([20, 50]);
+    b.events.clear();
+    b.silence(roots[0]);
+    b.advance(700_000);
+    assert!(b.node.is_online() && !b.events.contains(&Event::Offline));
+    b.silence(roots[1]);
+    let silent = b.ms();
+    while b.node.is_online() {
+        b.advance(1000);
+        assert!(b.ms() - silent <= 520_000);
+    }
+    assert!(b.ms() - silent >= 470_000 && b.events.contains(&Event::Offline));
+    b.answer(roots[0], AT_ROOT, 20);
+    b.advance(10_000);
+    assert!(b.node.is_online() && b.events.last() == Some(&Event::Online));
+}
+
+#[test]
+fn udp_counts_as_heard_only_if_it_is_authentic_straight_and_from_the_internet() {
+    let (mut b, root) = Bench::leaf();
+    let heard = |b: &Bench, socket| b.node.heard_from_the_internet_ms(|s| s == LocalSocketId(socket));
+    b.silence(root);
+    let before = heard(&b, 5).expect("the root was");
+    b.advance(1000);
+    b.deliver(5, AT_ROOT, vec![7; 100]);
+    assert_eq!((heard(&b, 5), heard(&b, 42)), (Some(before), None), "junk is nothing");
+    b.receive(root, 5, AT_ROOT, Verb::Nop, b"");
+    assert_eq!(heard(&b, 5), Some(b.ms()));
+    let p = b.actor(10);
+    b.sockets(&[7]);
+    b.befriend(p, 7, "10.9.9.9:9993");
+    assert!(b.paths(p).iter().any(|(socket, _)| *socket == 7));
+    assert_eq!(heard(&b, 7), None, "the LAN is not the Internet");
+    b.take();
+    b.node.greet_upstreams(b.now, |s| s == LocalSocketId(5));
+    b.drain();
+    let sent = b.take();
+    assert_eq!(verbs(&sent), [(Some(Verb::Hello), addr(AT_ROOT))]);
+    assert_eq!(sent[0].socket, Some(5));
+}
+
+#[test]
+fn what_comes_late_over_a_closed_socket_teaches_no_path() {
+    let (mut b, _) = Bench::leaf();
+    b.sockets(&[9]);
+    b.advance(1000);
+    b.take();
+    let p = b.actor(10);
+    b.receive_hello(p, 9, AT_P);
+    let hello = b.take_to(p).into_iter().rfind(|s| s.verb == Some(Verb::Hello)).expect("a challenge");
+    b.node.remove_socket(b.now, LocalSocketId(9));
+    b.receive_ok_hello(p, 9, AT_P, &hello);
+    assert!(b.paths(p).iter().all(|(socket, _)| *socket != 9), "{:?}", b.paths(p));
+}
+
 #[test]
 fn every_endpoint_of_a_silent_root_has_its_turn() {
     let mut b = Bench::new(1);
