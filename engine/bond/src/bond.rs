@@ -1,0 +1,737 @@
+//! The state machine of one peer's bond: observations in, plan and reasons out.
+
+use std::sync::Arc;
+
+use wire::Now;
+
+use crate::compat;
+use crate::compat::active_backup::ActiveBackup;
+use crate::compat::bonded_set::Member;
+use crate::compat::eligibility::{Ages, Rules, Verdict};
+use crate::compat::quality::{Measured, Quality};
+use crate::config::{LinkMode, Mode, Params, Policy, SelectMethod};
+use crate::explain::{Decision, DecisionLog, Reason, Why};
+use crate::limits::*;
+use crate::negotiation::{Negotiation, Step};
+use crate::path::{BondPath, Heard, NewPath, PathId, Paths};
+use crate::plan::{Plan, PlanPath, Relief};
+use crate::qos::Window;
+use crate::tx::{Event, Tx, TxState};
+
+/// Why a path is not taken into a bond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The policy lists links, and not this one, or it is switched off.
+    Link,
+    /// Its address family may not be used on its link.
+    Family,
+    /// It is there already.
+    Known(PathId),
+    /// All slots are taken.
+    Full,
+}
+
+/// What the node should send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A request that is acknowledged, on this path; then say [`Bond::requested`].
+    Probe(PathId),
+    /// A PATH_NEGOTIATION_REQUEST on this path.
+    Negotiate(PathId, i16),
+}
+
+/// What shards and node saw of one path since the last tick.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Observed {
+    /// Rate that the path was seen to carry, bytes/s.
+    pub rate: Option<f64>,
+    /// Sent over it, bytes/s.
+    pub load: f64,
+    /// Data packets received over it.
+    pub inbound: u64,
+    /// Data packets sent over it.
+    pub outbound: u64,
+}
+
+/// What was refused or did not fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Paths refused because of their link.
+    pub refused_link: u64,
+    /// Because of their address family.
+    pub refused_family: u64,
+    /// Because all slots are taken.
+    pub refused_full: u64,
+    /// Acknowledgements that belong to nothing.
+    pub unknown_acks: u64,
+    /// Things said of paths that are gone.
+    pub stale: u64,
+    /// Timing reports that are no latency.
+    pub absurd_samples: u64,
+    /// Negotiation requests beyond the gate.
+    pub gated: u64,
+}
+
+/// One peer's bond.
+pub struct Bond {
+    params: Arc<Params>,
+    leaf: bool,
+    secret: u64,
+    paths: Paths,
+    plan: Arc<Plan>,
+    log: DecisionLog,
+    counters: Counters,
+    active: Option<PathId>,
+    /// The operator chose the active path; it stays until it fails.
+    forced: bool,
+    changed_us: u64,
+    suspect_us: Option<u64>,
+    loaded_us: Option<(PathId, u64)>,
+    relieved_us: u64,
+    negotiation: Negotiation,
+    negotiation_gate: compat::gate::BurstGate,
+    negotiates: bool,
+    queue: ActiveBackup,
+    estimated_us: u64,
+}
+
+impl Bond {
+    /// Without paths. `secret` is random; `leaf`: the peer is no root; `remote_greater`: its address is greater than ours.
+    pub fn new(now: Now, params: Arc<Params>, leaf: bool, remote_greater: bool, secret: u64) -> Bond {
+        let plan = Plan { policy: if leaf { params.policy } else { Policy::None }, secret, ..Plan::default() };
+        Bond {
+            leaf,
+            secret,
+            paths: Paths::default(),
+            plan: Arc::new(plan),
+            log: DecisionLog::default(),
+            counters: Counters::default(),
+            active: None,
+            forced: false,
+            changed_us: now.mono_us,
+            suspect_us: None,
+            loaded_us: None,
+            relieved_us: 0,
+            negotiation: Negotiation::new(now.ms(), remote_greater),
+            negotiation_gate: compat::gate::BurstGate::negotiation(),
+            negotiates: false,
+            queue: ActiveBackup::default(),
+            estimated_us: 0,
+            params,
+        }
+    }
+
+    /// Whether paths are negotiated with the remote. Off unless asked for.
+    pub fn negotiate(&mut self, on: bool) {
+        self.negotiates = on;
+    }
+
+    /// What holds for it.
+    pub fn params(&self) -> &Arc<Params> {
+        &self.params
+    }
+
+    /// The present plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The paths.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The last decisions, oldest first.
+    pub fn decisions(&self) -> impl DoubleEndedIterator<Item = &Decision> + '_ {
+        self.log.iter()
+    }
+
+    /// What was refused.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// A path was learned.
+    pub fn learn(&mut self, now: Now, new: NewPath<'_>) -> Result<PathId, Refused> {
+        if let Some(known) = self.paths.iter().find(|p| p.key == new.key) {
+            return Err(Refused::Known(known.id));
+        }
+        let Some(link) = self.params.link(new.link) else {
+            self.counters.refused_link += 1;
+            return Err(Refused::Link);
+        };
+        if !link.ip.permits(new.family) {
+            self.counters.refused_family += 1;
+            return Err(Refused::Family);
+        }
+        let alone = !self.paths.iter().any(|p| p.link.name == link.name);
+        let make = |id| BondPath {
+            id,
+            family: new.family,
+            key: new.key,
+            remote_port: new.remote_port,
+            tx: Tx::new(now.mono_us),
+            rate: None,
+            load: 0.0,
+            reported: Window::default(),
+            reported_us: None,
+            inbound: 0,
+            outbound: 0,
+            heard: Heard::new(now.mono_us, alone),
+            quality: Quality::default(),
+            avoid: false,
+            link,
+        };
+        let Some(id) = self.paths.insert(make) else {
+            self.counters.refused_full += 1;
+            return Err(Refused::Full);
+        };
+        if !alone {
+            let name = self.paths.get(id).map(|p| p.link.name.clone());
+            for p in self.paths.iter_mut().filter(|p| Some(&p.link.name) == name.as_ref()) {
+                p.heard.only = false;
+            }
+        }
+        self.note(now, Reason::Learned(id));
+        Ok(id)
+    }
+
+    /// A path is gone for good: its socket was closed or it expired. The plan changes in the same instant.
+    pub fn forget(&mut self, now: Now, id: PathId) {
+        if self.paths.remove(id).is_none() {
+            self.counters.stale += 1;
+            return;
+        }
+        self.queue.removed(usize::from(id.slot));
+        self.note(now, Reason::Forgotten(id));
+        self.decide(now);
+    }
+
+    /// The kernel says that nothing leaves by this path: carrier, address or route lost. The plan changes in the same instant.
+    pub fn link_lost(&mut self, now: Now, id: PathId) {
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return;
+        };
+        path.heard.last_us = None;
+        if path.tx.link_lost(now.mono_us) {
+            self.note(now, Reason::LinkLost(id));
+            self.decide(now);
+        }
+    }
+
+    /// An authenticated packet came in, no repeat.
+    pub fn heard(&mut self, now: Now, id: PathId) {
+        match self.paths.get_mut(id) {
+            Some(path) => path.heard.packet(now.mono_us),
+            None => self.counters.stale += 1,
+        }
+    }
+
+    /// A packet left that will be acknowledged: data that asks for it, or a probe.
+    pub fn requested(&mut self, now: Now, id: PathId, packet_id: u64, probe: bool) {
+        match self.paths.get_mut(id) {
+            Some(path) => path.tx.requested(now.mono_us, packet_id, probe),
+            None => self.counters.stale += 1,
+        }
+    }
+
+    /// It was acknowledged.
+    pub fn acked(&mut self, now: Now, id: PathId, packet_id: u64) {
+        let up_delay = u64::from(self.params.up_delay) * 1000;
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return;
+        };
+        let unknown = path.tx.unknown();
+        let event = path.tx.acked(now.mono_us, packet_id, up_delay);
+        self.counters.unknown_acks += path.tx.unknown() - unknown;
+        if let Some(event) = event {
+            self.note_event(now, id, event);
+            self.decide(now);
+        }
+    }
+
+    /// A timing report of the remote: round trips of its measuring loop, us.
+    pub fn reported(&mut self, now: Now, id: PathId, round_us: i64) {
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return;
+        };
+        path.reported_us = Some(now.mono_us);
+        match u64::try_from(round_us / 2) {
+            Ok(us) if us <= LATENCY_MAX_US => path.reported.push(us as f32 / 1000.0),
+            _ => self.counters.absurd_samples += 1,
+        }
+    }
+
+    /// What was seen of a path since the last tick.
+    pub fn observe(&mut self, id: PathId, seen: Observed) {
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return;
+        };
+        if let Some(rate) = seen.rate.filter(|r| r.is_finite() && *r > 0.0) {
+            path.rate = Some(rate.clamp(RATE_MIN, RATE_MAX));
+        }
+        path.load = if seen.load.is_finite() { seen.load.clamp(0.0, RATE_MAX) } else { 0.0 };
+        path.inbound += seen.inbound;
+        path.outbound += seen.outbound;
+    }
+
+    /// The remote asks us to send on the path over which the request came.
+    pub fn negotiation_request(&mut self, now: Now, id: PathId, theirs: i16) {
+        if !self.negotiation_gate.pass(now.ms()) {
+            self.counters.gated += 1;
+            return;
+        }
+        let usable = self.paths.get(id).is_some_and(|p| p.tx.state() == TxState::Good);
+        if !self.negotiates || self.params.policy != Policy::ActiveBackup || !usable {
+            return;
+        }
+        let Some(active) = self.active else { return };
+        let ours = self.utility(active, id);
+        if self.negotiation.asked(now.ms(), active != id, ours, theirs) {
+            self.note(now, Reason::Yielded(id));
+            self.activate(now, Some(id), Why::Negotiated);
+            self.forced = true;
+            self.decide(now);
+        }
+    }
+
+    /// active-backup: takes the next path that works. False if there is none.
+    pub fn rotate(&mut self, now: Now) -> bool {
+        let order = self.ranked(now.mono_us);
+        let at = order.iter().position(|id| Some(*id) == self.active);
+        let next = match at {
+            Some(at) => order.get((at + 1) % order.len()).copied().filter(|_| order.len() > 1),
+            None => order.first().copied(),
+        };
+        let Some(next) = next.filter(|_| self.params.policy == Policy::ActiveBackup) else { return false };
+        self.activate(now, Some(next), Why::Rotated);
+        self.forced = true;
+        self.decide(now);
+        true
+    }
+
+    /// The maintenance of one bond: what time alone changes. Appends what is to be sent.
+    pub fn tick(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let us = now.mono_us;
+        // The newest request that was acknowledged on each path, and the newest on any other.
+        let (mut first, mut second) = (None, None);
+        for proven in self.paths.iter().map(|p| p.tx.proven()) {
+            if proven > first {
+                (first, second) = (proven, first);
+            } else {
+                second = second.max(proven);
+            }
+        }
+        let mut events = [None; PATHS_MAX];
+        for (path, event) in self.paths.iter_mut().zip(&mut events) {
+            let others = if path.tx.proven() == first { second } else { first };
+            *event = path.tx.check(us, others).map(|e| (path.id, e));
+        }
+        for (id, event) in events.into_iter().flatten() {
+            self.note_event(now, id, event);
+        }
+        if self.params.mode == Mode::Compat {
+            self.curate(now);
+        }
+        self.decide(now);
+        let standby = u64::from(self.params.failover_interval / 3) * 1000;
+        let plan = &self.plan;
+        for path in self.paths.iter() {
+            // Who may have to take over at once is asked more often than who only might.
+            let close = plan.paths.iter().any(|p| p.id == path.id) || self.params.policy != Policy::None;
+            let idle = if close { KEEP_ALIVE_STANDBY_US.min(standby) } else { KEEP_ALIVE_US };
+            if path.tx.wants_probe(us, idle) {
+                actions.push(Action::Probe(path.id));
+            }
+        }
+        self.check_negotiation(now, actions);
+    }
+
+    fn check_negotiation(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if !self.negotiates || self.params.policy != Policy::ActiveBackup {
+            return;
+        }
+        let heard = self.paths.iter().filter(|p| p.inbound > 0).max_by_key(|p| p.inbound).map(|p| p.id);
+        let (Some(out), Some(inbound)) = (self.active, heard) else { return };
+        let utility = self.utility(out, inbound);
+        let step = self.negotiation.check(now.ms(), out != inbound, utility);
+        match step {
+            Step::Rest => return,
+            Step::Request(utility) => actions.push(Action::Negotiate(out, utility)),
+            Step::Yield => {
+                self.note(now, Reason::Yielded(inbound));
+                self.activate(now, Some(inbound), Why::Negotiated);
+                self.forced = true;
+                self.decide(now);
+            }
+        }
+        for path in self.paths.iter_mut() {
+            (path.inbound, path.outbound) = (0, 0);
+        }
+    }
+
+    /// What we gain by `ours` over `other`: rank of the link first, then tenths of milliseconds.
+    fn utility(&self, ours: PathId, other: PathId) -> i16 {
+        let score = |id| {
+            let Some(p) = self.paths.get(id) else { return i64::MIN / 4 };
+            let rtt = p.tx.rtt().unwrap_or(LATENCY_MAX_US).min(LATENCY_MAX_US) as i64;
+            1000 * i64::from(!p.is_spare()) - rtt / 100
+        };
+        (score(ours) - score(other)).clamp(-30_000, 30_000) as i16
+    }
+
+    fn note(&mut self, now: Now, reason: Reason) {
+        self.log.note(now, reason);
+    }
+
+    fn note_event(&mut self, now: Now, path: PathId, event: Event) {
+        let reason = match event {
+            Event::Answers(rtt_us) => Reason::Answers { path, rtt_us },
+            Event::Suspect(age_us, rto_us) => Reason::Suspect { path, age_us, rto_us },
+            Event::Cleared => Reason::Cleared(path),
+            Event::Down(probes, after_us) => Reason::Down { path, probes, after_us },
+            Event::Up(after_us) => Reason::Up { path, after_us },
+        };
+        self.note(now, reason);
+    }
+
+    fn activate(&mut self, now: Now, to: Option<PathId>, why: Why) {
+        if to != self.active {
+            self.note(now, Reason::Active { from: self.active, to, why });
+            (self.active, self.changed_us, self.forced) = (to, now.mono_us, false);
+        }
+    }
+
+    /// Paths that may carry data, best first. // defect B8: a stock bond looks at the front of a queue only
+    fn ranked(&self, us: u64) -> Vec<PathId> {
+        let mut usable: Vec<&BondPath> = self.paths.iter().filter(|p| self.is_usable(p, us)).collect();
+        usable.sort_by_key(|p| self.rank(p));
+        usable.iter().map(|p| p.id).collect()
+    }
+
+    fn is_usable(&self, path: &BondPath, us: u64) -> bool {
+        if self.params.mode == Mode::Compat {
+            return path.heard.eligible;
+        }
+        match path.tx.state() {
+            TxState::Good => true,
+            // A down delay is patience asked for by the operator.
+            TxState::Suspect => us.saturating_sub(path.tx.since()) < u64::from(self.params.down_delay) * 1000,
+            TxState::Probing | TxState::Down => false,
+        }
+    }
+
+    /// The smaller, the better: by what the operator wants first, then by what was measured.
+    fn rank(&self, path: &BondPath) -> (bool, bool, bool, u64, u16) {
+        let named = self.paths.iter().any(|p| p.link.failover_to.as_ref() == Some(&path.link.name));
+        let second_family = path.link.ip.ranks() && !path.link.ip.prefers(path.family);
+        (path.is_spare(), path.is_spare() && !named, second_family, path.tx.rtt().unwrap_or(u64::MAX), path.remote_port)
+    }
+
+    /// Makes the plan that follows from everything known.
+    fn decide(&mut self, now: Now) {
+        let us = now.mono_us;
+        let mut usable = self.ranked(us);
+        // Held back are those that fail too often, unless nobody else is there.
+        let held = |id: &PathId| self.paths.get(*id).is_some_and(|p| p.tx.is_held(us));
+        if self.params.mode == Mode::Better && usable.iter().any(|id| !held(id)) {
+            usable.retain(|id| !held(id));
+        }
+        let mut relay = false;
+        if usable.is_empty() && self.params.mode == Mode::Better {
+            let suspects = self.paths.iter().filter(|p| p.tx.state() == TxState::Suspect);
+            if let Some(best) = suspects.min_by_key(|p| self.rank(p)).map(|p| p.id) {
+                if self.suspect_us.is_none() {
+                    self.suspect_us = Some(us);
+                    self.note(now, Reason::AllSuspect);
+                }
+                usable.push(best);
+            }
+        } else {
+            self.suspect_us = None;
+        }
+        relay |= self.suspect_us.is_some_and(|at| us.saturating_sub(at) >= RELAY_AFTER_US);
+        if usable.is_empty() {
+            relay = true;
+        }
+        let members = match self.params.policy {
+            Policy::None => Vec::new(),
+            Policy::ActiveBackup => self.choose_active(now, &usable),
+            _ if self.params.mode == Mode::Compat => self.compat_members(&usable),
+            Policy::Broadcast => self.one_per_link(&usable),
+            Policy::BalanceRr | Policy::BalanceXor | Policy::BalanceAware => {
+                let mut members = self.one_per_link(&usable);
+                let spare = |id: &PathId| self.paths.get(*id).is_some_and(BondPath::is_spare);
+                if members.iter().any(|id| !spare(id)) {
+                    members.retain(|id| !spare(id));
+                }
+                members
+            }
+        };
+        let policy = if self.leaf { self.params.policy } else { Policy::None };
+        self.publish(now, policy, &members, relay && policy != Policy::None);
+    }
+
+    /// The best path of each link: more of one link are no more capacity.
+    fn one_per_link(&self, usable: &[PathId]) -> Vec<PathId> {
+        let mut chosen: Vec<PathId> = Vec::with_capacity(usable.len());
+        let link = |id: PathId| self.paths.get(id).map(|p| &p.link.name);
+        for id in usable {
+            if chosen.iter().any(|c| link(*c) == link(*id)) {
+                continue;
+            }
+            // The one in use stays while it works and is not much slower: a change moves every flow.
+            let rtt = |id: PathId| self.paths.get(id).and_then(|p| p.tx.rtt()).unwrap_or(u64::MAX);
+            let used = usable.iter().copied().find(|u| link(*u) == link(*id) && self.is_planned(*u));
+            let stays = used.filter(|u| rtt(*u) <= rtt(*id).saturating_add(rtt(*id) / 4).saturating_add(2000));
+            chosen.push(stays.unwrap_or(*id));
+        }
+        chosen.sort_unstable();
+        chosen
+    }
+
+    fn is_planned(&self, id: PathId) -> bool {
+        self.plan.paths.iter().any(|p| p.id == id)
+    }
+
+    fn choose_active(&mut self, now: Now, usable: &[PathId]) -> Vec<PathId> {
+        if self.params.mode == Mode::Compat {
+            let slot = self.queue.choice();
+            let id = slot.and_then(|s| self.paths.iter().find(|p| usize::from(p.id.slot) == s)).map(|p| p.id);
+            let why = if self.active.is_none() { Why::First } else { Why::Failed };
+            self.activate(now, id, why);
+            return id.into_iter().collect();
+        }
+        let Some(&best) = usable.first() else {
+            if self.active.is_some() {
+                self.activate(now, None, Why::Failed);
+            }
+            return Vec::new();
+        };
+        match self.active.filter(|a| usable.contains(a)) {
+            None => {
+                let why = if self.active.is_none() { Why::First } else { Why::Failed };
+                self.activate(now, Some(best), why);
+            }
+            Some(active) if best != active && !self.forced => {
+                let (Some(a), Some(b)) = (self.paths.get(active), self.paths.get(best)) else { return vec![active] };
+                let (a_rank, b_rank) = (self.rank(a), self.rank(b));
+                let preferred = (b_rank.0, b_rank.1, b_rank.2) < (a_rank.0, a_rank.1, a_rank.2);
+                let faster = b_rank.3 < a_rank.3;
+                let much_faster = b_rank.3.saturating_mul(5) / 4 + 2000 < a_rank.3;
+                let waited = now.mono_us.saturating_sub(self.changed_us) > OPTIMIZE_HOLD_MS * 1000;
+                let why = match self.params.select {
+                    SelectMethod::Always if preferred => Some(Why::Preferred),
+                    SelectMethod::Better if preferred && faster => Some(Why::Preferred),
+                    SelectMethod::Optimize if waited && much_faster => Some(Why::Faster),
+                    _ => None,
+                };
+                if let Some(why) = why {
+                    self.activate(now, Some(best), why);
+                }
+            }
+            Some(_) => {}
+        }
+        self.active.into_iter().collect()
+    }
+
+    fn publish(&mut self, now: Now, policy: Policy, members: &[PathId], relay: bool) {
+        let us = now.mono_us;
+        let old = self.plan.clone();
+        let same = old.paths.len() == members.len() && old.paths.iter().zip(members).all(|(p, id)| p.id == *id);
+        let by_weight = policy == Policy::BalanceAware;
+        let path = |id: &PathId| {
+            let p = self.paths.get(*id)?;
+            let rate = p.weight();
+            let before = old.paths.iter().find(|o| o.id == *id);
+            let kept = before.filter(|o| (o.rate - rate).abs() <= WEIGHT_STEP * o.rate).map_or(rate, |o| o.rate);
+            let delay = p.tx.rtt().unwrap_or(0) / 2;
+            let delay_us =
+                before.filter(|o| o.delay_us.abs_diff(delay) < 1000.max(delay / 8)).map_or(delay, |o| o.delay_us);
+            Some(PlanPath { id: *id, key: p.key, weight: if by_weight { kept } else { 1.0 }, rate: kept, delay_us })
+        };
+        let paths: Vec<PlanPath> = members.iter().filter_map(path).collect();
+        let fresh =
+            |p: &BondPath| p.rate.is_some() && p.tx.last_ack().is_some_and(|t| us.saturating_sub(t) < 2_000_000);
+        let striping = self.params.mode == Mode::Better
+            && members.len() > 1
+            && members.iter().all(|id| self.paths.get(*id).is_some_and(fresh));
+        let relief = self.relief(us, &paths).or(old.relief.filter(|_| same));
+        if same
+            && paths == old.paths
+            && policy == old.policy
+            && relay == old.relay
+            && striping == old.striping
+            && relief == old.relief
+        {
+            return;
+        }
+        if !same {
+            self.note(now, Reason::Members { before: old.paths.len() as u8, now: paths.len() as u8 });
+        } else if by_weight && paths != old.paths {
+            let sum: f64 = paths.iter().map(|p| p.weight).sum();
+            let change =
+                |p: &&PlanPath| old.paths.iter().find(|o| o.id == p.id).map_or(0.0, |o| (o.weight - p.weight).abs());
+            if let Some(most) = paths.iter().max_by(|a, b| change(a).total_cmp(&change(b))) {
+                let share = (100.0 * most.weight / sum.max(1.0)).round() as u8;
+                self.note(now, Reason::Weights { path: most.id, share });
+            }
+        }
+        if relay != old.relay && policy != Policy::None {
+            self.note(now, if relay { Reason::Relay } else { Reason::Direct });
+        }
+        if let Some(r) = relief.filter(|r| Some(*r) != old.relief) {
+            let (from, to) = (paths[usize::from(r.from)].id, paths[usize::from(r.to)].id);
+            self.relieved_us = us;
+            self.note(now, Reason::Relief { from, to });
+        }
+        self.plan = Arc::new(Plan {
+            serial: old.serial + 1,
+            epoch: if same { old.epoch } else { old.epoch.wrapping_add(1) },
+            since_us: if same { old.since_us } else { us },
+            policy,
+            secret: self.secret,
+            paths,
+            striping,
+            relief,
+            relay,
+        });
+    }
+
+    /// One large flow leaves a path that is full for long while another has room.
+    fn relief(&mut self, us: u64, paths: &[PlanPath]) -> Option<Relief> {
+        if !self.params.policy.balances() || self.params.mode == Mode::Compat || paths.len() < 2 {
+            return None;
+        }
+        let load = |p: &PlanPath| self.paths.get(p.id).map_or(0.0, |b| b.load / p.rate.max(RATE_MIN));
+        let fullest = (0..paths.len()).max_by(|a, b| load(&paths[*a]).total_cmp(&load(&paths[*b])))?;
+        let emptiest = (0..paths.len()).min_by(|a, b| load(&paths[*a]).total_cmp(&load(&paths[*b])))?;
+        if load(&paths[fullest]) < LOAD_HIGH || load(&paths[emptiest]) > LOAD_LOW {
+            self.loaded_us = None;
+            return None;
+        }
+        let from = paths[fullest].id;
+        let since = self.loaded_us.filter(|l| l.0 == from).map_or(us, |l| l.1);
+        self.loaded_us = Some((from, since));
+        let due = us.saturating_sub(since) >= LOAD_FOR_US && us.saturating_sub(self.relieved_us) >= ELEPHANT_GAP_US;
+        due.then(|| Relief { serial: us, from: fullest as u8, to: emptiest as u8 })
+    }
+
+    /// `compat`: judges every path by its ages, estimates quality, works the queue.
+    fn curate(&mut self, now: Now) {
+        let us = now.mono_us;
+        let p = &self.params;
+        let rules = Rules {
+            policy: p.policy,
+            leaf: self.leaf,
+            failover_interval: u64::from(p.failover_interval),
+            up_delay: u64::from(p.up_delay),
+            down_delay: u64::from(p.down_delay),
+        };
+        let mut removed = [None; PATHS_MAX];
+        for (path, gone) in self.paths.iter_mut().zip(&mut removed) {
+            let age = |t: u64| us.saturating_sub(t) / 1000;
+            let h = &mut path.heard;
+            let ages = Ages {
+                heard: h.last_us.map_or(u64::MAX / 2, age),
+                nominated: age(h.nominated_us),
+                revived: h.revived_us.map(age),
+                qos: path.reported_us.map(age),
+                eligible: age(h.eligible_us),
+            };
+            match compat::eligibility::judge(rules, ages, path.link.ip, path.family) {
+                Verdict::Removed => *gone = Some(path.id),
+                Verdict::Kept { alive, eligible } => {
+                    (h.alive, h.eligible) = (alive, eligible);
+                    if eligible {
+                        h.eligible_us = us;
+                    }
+                }
+            }
+        }
+        for id in removed.into_iter().flatten() {
+            self.forget(now, id);
+        }
+        if us.saturating_sub(self.estimated_us) > 2000 * u64::from(self.params.failover_interval) {
+            self.estimated_us = us;
+            self.estimate();
+        }
+        if self.params.policy == Policy::ActiveBackup {
+            let paths = self.queue_paths();
+            self.queue.tick(now.ms(), self.params.select, self.params.has_primary(), &paths);
+        }
+    }
+
+    fn estimate(&mut self) {
+        let measured: Vec<Measured> = self
+            .paths
+            .iter()
+            .map(|p| Measured {
+                latency: p.reported.mean().unwrap_or(0.0),
+                pdv: p.reported.deviation().unwrap_or(0.0),
+                loss: p.tx.loss() as f32,
+                error: 0.0,
+                capacity: p.link.capacity,
+                bonded: self.is_planned(p.id),
+                before: p.quality.relative,
+            })
+            .collect();
+        let mut qualities = Vec::with_capacity(measured.len());
+        compat::quality::estimate(&self.params.quality, &measured, &mut qualities);
+        for (path, quality) in self.paths.iter_mut().zip(qualities) {
+            path.avoid = compat::quality::avoid_next(path.avoid, quality.violates);
+            path.quality = quality;
+        }
+    }
+
+    fn queue_paths(&self) -> Vec<Option<compat::active_backup::Path>> {
+        let number = |name: &str| self.paths.iter().position(|p| &*p.link.name == name);
+        let mut out = vec![None; PATHS_MAX];
+        for p in self.paths.iter() {
+            out[usize::from(p.id.slot)] = Some(compat::active_backup::Path {
+                link: number(&p.link.name).unwrap_or(0),
+                mode: p.link.mode,
+                eligible: p.heard.eligible,
+                permitted: p.link.ip.permits(p.family),
+                preferred: p.heard.only || p.link.ip.prefers(p.family),
+                failover_to: p.link.failover_to.as_deref().and_then(number),
+                quality: p.quality.relative,
+            });
+        }
+        out
+    }
+
+    /// The set of a balance policy by the reference's rule; broadcast: every path that was heard lately.
+    fn compat_members(&self, usable: &[PathId]) -> Vec<PathId> {
+        if self.params.policy == Policy::Broadcast {
+            return self.paths.iter().filter(|p| p.heard.alive).map(|p| p.id).collect();
+        }
+        let number = |name: &str| self.paths.iter().position(|p| &*p.link.name == name);
+        // Defect B15, a set that is empty for one tick, is not repeated: primaries decide whether spares are needed.
+        let primaries = self.paths.iter().any(|p| p.heard.eligible && p.link.mode == LinkMode::Primary);
+        let members: Vec<Option<Member>> = self
+            .paths
+            .iter()
+            .map(|p| {
+                Some(Member {
+                    link: number(&p.link.name).unwrap_or(0),
+                    mode: p.link.mode,
+                    ip: p.link.ip,
+                    family: p.family,
+                    only: p.heard.only,
+                    alive: primaries,
+                    eligible: p.heard.eligible && usable.contains(&p.id),
+                    bonded: primaries,
+                })
+            })
+            .collect();
+        let ids: Vec<PathId> = self.paths.iter().map(|p| p.id).collect();
+        let mut set = Vec::new();
+        compat::bonded_set::rebuild(&members, &mut set);
+        set.into_iter().map(|i| ids[i]).collect()
+    }
+}

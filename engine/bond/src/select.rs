@@ -1,0 +1,173 @@
+//! Which path a packet takes: a shard's own part of a bond. It reads the plan, keeps its flows, and neither allocates nor
+//! locks. Everything that needs judgement was judged by whoever made the plan.
+
+use std::sync::Arc;
+
+use crate::config::Policy;
+use crate::flow_table::FlowTable;
+use crate::limits::{MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US};
+use crate::path::PathId;
+use crate::plan::Plan;
+use crate::rendezvous;
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Over this path.
+    Path(PathId),
+    /// Over any of the plan's paths, as its striper says: one packet of a large flow.
+    Striped,
+    /// Over all of the plan's paths.
+    Copies,
+    /// Through a root.
+    Relay,
+    /// As without a bond.
+    Unbonded,
+}
+
+/// What a shard did, for the tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Flows that were given a path.
+    pub assigned: u64,
+    /// Flows whose path was gone.
+    pub rescued: u64,
+    /// Flows that went home.
+    pub returned: u64,
+    /// Large flows that left a full path.
+    pub relieved: u64,
+    /// Packets that found no path.
+    pub relayed: u64,
+}
+
+/// One shard's sending half of one bond.
+#[derive(Clone, Debug)]
+pub struct Selector {
+    plan: Arc<Plan>,
+    flows: FlowTable,
+    /// balance-rr: when each path of the plan will have sent what it was given, us.
+    free_us: Vec<f64>,
+    moved_us: u64,
+    relieved: u64,
+    counters: Counters,
+}
+
+impl Selector {
+    /// With room for so many flows.
+    pub fn new(plan: Arc<Plan>, flows: usize) -> Selector {
+        let free_us = vec![0.0; plan.paths.len()];
+        Selector {
+            plan,
+            flows: FlowTable::new(flows),
+            free_us,
+            moved_us: 0,
+            relieved: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A new plan.
+    pub fn adopt(&mut self, plan: Arc<Plan>) {
+        self.free_us.clear();
+        self.free_us.resize(plan.paths.len(), 0.0);
+        self.plan = plan;
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The flows.
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
+    }
+
+    /// The way of one packet. `flow` is a hash of what orders packets: addresses, protocol, and ports or what there is
+    /// instead; `len` its bytes.
+    pub fn select(&mut self, flow: u64, len: usize, now_us: u64) -> Choice {
+        let plan = &*self.plan;
+        if plan.policy == Policy::None {
+            return Choice::Unbonded;
+        }
+        let Some(first) = plan.paths.first() else {
+            self.counters.relayed += 1;
+            return Choice::Relay;
+        };
+        match plan.policy {
+            Policy::None | Policy::ActiveBackup => return Choice::Path(first.id),
+            Policy::Broadcast => return Choice::Copies,
+            _ if plan.paths.len() == 1 => return Choice::Path(first.id),
+            Policy::BalanceRr if plan.striping => return Choice::Striped,
+            Policy::BalanceRr => return Choice::Path(self.in_turn(len, now_us)),
+            Policy::BalanceXor | Policy::BalanceAware => {}
+        }
+        let (entry, new) = self.flows.entry(flow, now_us);
+        let idle = now_us.saturating_sub(entry.last_us);
+        let large = entry.count(now_us);
+        entry.last_us = now_us.max(1);
+        if new || entry.epoch != plan.epoch {
+            let weights = plan.paths.iter().map(|p| (p.key, p.weight));
+            let home = rendezvous::choose(plan.secret, flow, weights).unwrap_or(0);
+            (entry.home, entry.epoch) = (home as u8, plan.epoch);
+        }
+        let name = |id: PathId| (id.slot, id.generation);
+        let home = plan.paths.get(usize::from(entry.home)).unwrap_or(first).id;
+        let at = plan.paths.iter().position(|p| name(p.id) == entry.path);
+        if large && plan.striping && plan.policy == Policy::BalanceAware {
+            return Choice::Striped;
+        }
+        if new {
+            entry.path = name(home);
+            self.counters.assigned += 1;
+            return Choice::Path(home);
+        }
+        let Some(at) = at else {
+            entry.path = name(home);
+            self.counters.rescued += 1;
+            return Choice::Path(home);
+        };
+        if let Some(relief) = plan.relief.filter(|r| large && r.serial != self.relieved && usize::from(r.from) == at)
+            && let Some(to) = plan.paths.get(usize::from(relief.to))
+        {
+            // It stays there: its home is where it was sent, until the paths change.
+            (entry.path, entry.home) = (name(to.id), relief.to);
+            self.relieved = relief.serial;
+            self.counters.relieved += 1;
+            return Choice::Path(to.id);
+        }
+        let here = plan.paths[at].id;
+        if here == home {
+            return Choice::Path(here);
+        }
+        // Home again: at once when nothing is on its way, else one flow at a time.
+        let waited = now_us.saturating_sub(plan.since_us) > MOVE_AFTER_US;
+        let in_turn = waited && now_us.saturating_sub(self.moved_us) > MOVE_GAP_US;
+        if idle < MOVE_IDLE_US && !in_turn {
+            return Choice::Path(here);
+        }
+        if idle < MOVE_IDLE_US {
+            self.moved_us = now_us;
+        }
+        entry.path = name(home);
+        self.counters.returned += 1;
+        Choice::Path(home)
+    }
+
+    /// The path on which the packet arrives first, if all that went before is where we believe.
+    fn in_turn(&mut self, len: usize, now_us: u64) -> PathId {
+        let now = now_us as f64;
+        let (mut best, mut best_at) = (0, f64::INFINITY);
+        for (i, path) in self.plan.paths.iter().enumerate() {
+            let at = self.free_us[i].max(now) + len as f64 * 1e6 / path.rate + path.delay_us as f64;
+            if at < best_at {
+                (best, best_at) = (i, at);
+            }
+        }
+        let path = &self.plan.paths[best];
+        // What was given faster than it can leave waits in the network; beyond 100 ms it is dropped there, not here.
+        let free = self.free_us[best].max(now) + len as f64 * 1e6 / path.rate;
+        self.free_us[best] = free.min(now + 100_000.0);
+        path.id
+    }
+}

@@ -1,0 +1,298 @@
+//! Whether what we send over one path arrives, judged by the acknowledgements of our own packets and by nothing else: a path
+//! that only brings packets in is no path out. // defects B1, B5, B6
+// spec: bonding, "Probing, liveness, loss"
+
+use std::collections::VecDeque;
+
+use crate::limits::*;
+
+/// How far a path is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxState {
+    /// New: nothing was acknowledged yet.
+    Probing,
+    /// What we send arrives.
+    Good,
+    /// Something should have been acknowledged by now.
+    Suspect,
+    /// It does not arrive.
+    Down,
+}
+
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The first answer.
+    Answers(u64),
+    /// Good, now suspect: age of the oldest unanswered request, RTO. us.
+    Suspect(u64, u64),
+    /// Suspect, now good.
+    Cleared,
+    /// Now down: probes unanswered, us since the suspicion.
+    Down(u8, u64),
+    /// Down, now good: us it was down.
+    Up(u64),
+}
+
+/// The sender's record of one path. Times are us.
+#[derive(Clone, Debug)]
+pub struct Tx {
+    state: TxState,
+    since: u64,
+    srtt: u64,
+    rttvar: u64,
+    min_rtt: u64,
+    /// Acknowledged requests on their way: packet ID, time sent.
+    outstanding: VecDeque<(u64, u64)>,
+    last_probe: Option<u64>,
+    last_ack: Option<u64>,
+    /// When the newest request that was acknowledged had been sent.
+    proven: Option<u64>,
+    probes: u8,
+    backoff: u64,
+    acks: u8,
+    first_ack: u64,
+    penalty: f64,
+    penalty_at: u64,
+    requests: u64,
+    lost: u64,
+    unknown: u64,
+}
+
+impl Tx {
+    /// Of a path that was just learned.
+    pub fn new(now: u64) -> Tx {
+        Tx {
+            state: TxState::Probing,
+            since: now,
+            srtt: 0,
+            rttvar: 0,
+            min_rtt: u64::MAX,
+            outstanding: VecDeque::new(),
+            last_probe: None,
+            last_ack: None,
+            proven: None,
+            probes: 0,
+            backoff: BACKOFF_FIRST_US,
+            acks: 0,
+            first_ack: now,
+            penalty: 0.0,
+            penalty_at: now,
+            requests: 0,
+            lost: 0,
+            unknown: 0,
+        }
+    }
+
+    /// How far it is trusted.
+    pub fn state(&self) -> TxState {
+        self.state
+    }
+
+    /// Since when.
+    pub fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Smoothed round trip. None before the first.
+    pub fn rtt(&self) -> Option<u64> {
+        (self.min_rtt != u64::MAX).then_some(self.srtt)
+    }
+
+    /// Mean deviation of round trips.
+    pub fn rttvar(&self) -> u64 {
+        self.rttvar
+    }
+
+    /// Share of requests that were lost.
+    pub fn loss(&self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.lost as f64 / self.requests as f64 }
+    }
+
+    /// Acknowledgements of nothing that we know.
+    pub fn unknown(&self) -> u64 {
+        self.unknown
+    }
+
+    /// When the last acknowledgement came.
+    pub fn last_ack(&self) -> Option<u64> {
+        self.last_ack
+    }
+
+    /// When the newest acknowledged request had been sent.
+    pub fn proven(&self) -> Option<u64> {
+        self.proven
+    }
+
+    /// How long an acknowledgement may take.
+    pub fn rto(&self) -> u64 {
+        if self.min_rtt == u64::MAX {
+            return RTO_FIRST_US;
+        }
+        (self.srtt + (4 * self.rttvar).max(RTO_SLACK_US)).clamp(RTO_MIN_US, RTO_MAX_US)
+    }
+
+    /// What the last failures add up to.
+    pub fn penalty(&self, now: u64) -> f64 {
+        self.penalty * (-(now.saturating_sub(self.penalty_at) as f64) / PENALTY_HALF_US).exp2()
+    }
+
+    /// Whether it is to be held back though it works.
+    pub fn is_held(&self, now: u64) -> bool {
+        self.penalty(now) > PENALTY_HELD && now.saturating_sub(self.since) < HELD_US
+    }
+
+    /// A packet left that will be acknowledged: a probe, or data that asks for it.
+    pub fn requested(&mut self, now: u64, id: u64, probe: bool) {
+        if self.outstanding.len() == OUTSTANDING_MAX {
+            // The oldest still counts, else a flood of requests would hide that none is answered.
+            self.outstanding.pop_back();
+        }
+        self.outstanding.push_back((id, now));
+        self.requests += 1;
+        if probe {
+            self.last_probe = Some(now);
+            self.probes = self.probes.saturating_add(1);
+            if self.state == TxState::Down && self.acks == 0 {
+                self.backoff = (self.backoff * 2).min(BACKOFF_MAX_US);
+            }
+        }
+    }
+
+    /// An authenticated acknowledgement came in.
+    pub fn acked(&mut self, now: u64, id: u64, up_delay: u64) -> Option<Event> {
+        let Some(at) = self.outstanding.iter().position(|o| o.0 == id) else {
+            self.unknown += 1;
+            return None;
+        };
+        let sent = self.outstanding[at].1;
+        // What was sent before it is lost, or overtaken; either way it says nothing about now.
+        self.lost += at as u64;
+        self.outstanding.drain(..=at);
+        let rtt = now.saturating_sub(sent);
+        if rtt > LATENCY_MAX_US {
+            return None;
+        }
+        if self.min_rtt == u64::MAX {
+            (self.srtt, self.rttvar) = (rtt, rtt / 2);
+        } else {
+            self.rttvar = (3 * self.rttvar + rtt.abs_diff(self.srtt)) / 4;
+            self.srtt = (7 * self.srtt + rtt) / 8;
+        }
+        self.min_rtt = self.min_rtt.min(rtt);
+        self.last_ack = Some(now);
+        self.proven = Some(self.proven.map_or(sent, |p| p.max(sent)));
+        match self.state {
+            TxState::Probing => {
+                self.enter(TxState::Good, now);
+                Some(Event::Answers(rtt))
+            }
+            TxState::Good => None,
+            TxState::Suspect if sent >= self.since => {
+                self.enter(TxState::Good, now);
+                Some(Event::Cleared)
+            }
+            TxState::Suspect => None,
+            TxState::Down => {
+                if self.acks == 0 || now.saturating_sub(self.first_ack) > UP_WITHIN_US.max(4 * self.srtt) {
+                    (self.acks, self.first_ack) = (0, now);
+                }
+                self.acks = self.acks.saturating_add(1);
+                let down_for = now.saturating_sub(self.since);
+                if self.acks < UP_ACKS || down_for < up_delay {
+                    return None;
+                }
+                self.enter(TxState::Good, now);
+                Some(Event::Up(down_for))
+            }
+        }
+    }
+
+    /// What time alone tells. `others_at`: the newest acknowledged request of any other path was sent then.
+    pub fn check(&mut self, now: u64, others_at: Option<u64>) -> Option<Event> {
+        let rto = self.rto();
+        match self.state {
+            TxState::Good => {
+                let oldest = self.outstanding.front()?.1;
+                let age = now.saturating_sub(oldest);
+                let again = self.outstanding.len() > 1 || others_at.is_some_and(|at| at >= oldest);
+                if age <= rto || !(again || age > 2 * rto) {
+                    return None;
+                }
+                self.enter(TxState::Suspect, now);
+                Some(Event::Suspect(age, rto))
+            }
+            TxState::Suspect => {
+                let after = now.saturating_sub(self.since);
+                let unanswered = self.outstanding.iter().filter(|o| o.1 >= self.since && now - o.1 > rto).count();
+                if unanswered < usize::from(DOWN_PROBES) && after <= 3 * rto {
+                    return None;
+                }
+                let probes = self.probes;
+                self.fail(now);
+                Some(Event::Down(probes, after))
+            }
+            TxState::Probing | TxState::Down => {
+                // What takes this long is not worth waiting for; it must not fill the table.
+                while self.outstanding.front().is_some_and(|o| now.saturating_sub(o.1) > LATENCY_MAX_US) {
+                    self.outstanding.pop_front();
+                    self.lost += 1;
+                }
+                if self.state == TxState::Down && now.saturating_sub(self.first_ack) > UP_WITHIN_US.max(4 * self.srtt) {
+                    self.acks = 0;
+                }
+                None
+            }
+        }
+    }
+
+    /// The kernel says that nothing can leave. False if that is known already.
+    pub fn link_lost(&mut self, now: u64) -> bool {
+        let news = self.state != TxState::Down;
+        if news {
+            self.fail(now);
+        }
+        news
+    }
+
+    /// Whether a probe should leave now. `idle`: after how long without an acknowledgement a good path gets one.
+    pub fn wants_probe(&self, now: u64, idle: u64) -> bool {
+        let since_probe = self.last_probe.map_or(u64::MAX, |t| now.saturating_sub(t));
+        let gap = match self.state {
+            TxState::Probing => RTO_FIRST_US.min(BACKOFF_FIRST_US << self.probes.min(7)),
+            TxState::Good => {
+                // Something is late, and nothing after it will tell: ask.
+                let late = self.outstanding.front().is_some_and(|o| now.saturating_sub(o.1) > self.rto());
+                if late {
+                    self.rto() / 2
+                } else {
+                    let quiet = self.last_ack.map_or(u64::MAX, |t| now.saturating_sub(t));
+                    return quiet >= idle && since_probe >= idle && self.outstanding.is_empty();
+                }
+            }
+            TxState::Suspect if self.probes >= SUSPECT_PROBES => return false,
+            TxState::Suspect => self.rto() / 2,
+            TxState::Down if self.acks > 0 => self.srtt.min(UP_WITHIN_US / 4),
+            TxState::Down => self.backoff,
+        };
+        since_probe >= gap.max(PROBE_GAP_MIN_US)
+    }
+
+    fn fail(&mut self, now: u64) {
+        if self.state != TxState::Probing {
+            self.penalty = (self.penalty(now) + PENALTY).min(PENALTY_MAX);
+            self.penalty_at = now;
+        }
+        self.lost += self.outstanding.len() as u64;
+        self.outstanding.clear();
+        self.enter(TxState::Down, now);
+    }
+
+    fn enter(&mut self, state: TxState, now: u64) {
+        (self.state, self.since) = (state, now);
+        (self.probes, self.acks, self.backoff) = (0, 0, BACKOFF_FIRST_US / 2);
+        if state == TxState::Suspect {
+            self.last_probe = None;
+        }
+    }
+}
