@@ -91,3 +91,68 @@ fn relayed(peer: &Peer, symmetric: bool, now_ms: u64) -> Option<Relayed> {
         Relayed::Unanswered
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::io::Port;
+    use crate::path::{Path, Slot};
+    use crate::peer::Proof;
+    use crate::surface::Reporter;
+    use wire::{Keys, SecretIdentity};
+
+    const NOW_MS: u64 = 1_000_000;
+
+    fn peer() -> Peer {
+        let secret = |n: u8| SecretIdentity::from_parts(Address::from_u64(n.into()), zeroize::Zeroizing::new([n; 64]));
+        let keys = Arc::new(Keys::new(secret(1).agree(secret(2).public()).unwrap()));
+        Peer::new(Arc::new(secret(2).public().clone()), keys, Proof::Known, 0)
+    }
+
+    #[test]
+    fn a_relayed_peer_says_how_far_it_got_and_only_then_whose_nat_is_to_blame() {
+        let mut peer = peer();
+        assert_eq!(relayed(&peer, true, NOW_MS), Some(Relayed::Idle));
+        peer.last_frame_out.set(NOW_MS);
+        assert_eq!(relayed(&peer, true, NOW_MS), Some(Relayed::Untrusted));
+        peer.last_trust.set(NOW_MS);
+        assert_eq!(relayed(&peer, true, NOW_MS), Some(Relayed::Trying));
+        peer.push.relayed_in_a_row = RELAYED_PUSHES;
+        assert_eq!(relayed(&peer, true, NOW_MS), Some(Relayed::SymmetricHere));
+        assert_eq!(relayed(&peer, false, NOW_MS), Some(Relayed::Unanswered));
+        assert_eq!(relayed(&peer, false, NOW_MS + PEER_ACTIVITY_MS), Some(Relayed::Idle));
+        let path = Path { socket: LocalSocketId(1), remote: "5.5.5.5:9993".parse().unwrap() };
+        peer.slots.push(Slot::new(path, 1, PATH_HEARTBEAT_MS, NOW_MS));
+        assert_eq!(relayed(&peer, false, NOW_MS), None);
+        assert!(relayed(&peer, false, NOW_MS + PATH_ALIVE_MS).is_some(), "the path is dead");
+        peer.upstream = true;
+        assert_eq!(relayed(&peer, false, NOW_MS + PATH_ALIVE_MS), None);
+    }
+
+    #[test]
+    fn our_nats_are_to_blame_only_if_no_socket_has_a_port_that_can_be_told() {
+        let (mut node, now) = (crate::tests::node(), Now::at_ms(NOW_MS));
+        for n in 1..=3 {
+            let local = format!("192.168.{n}.5:9993").parse().unwrap();
+            node.add_socket(now, Socket { id: LocalSocketId(n), local, link: format!("eth{n}"), port: Port::Primary });
+        }
+        let mut sees = |upstream: u64, socket: u64, surface: &str| {
+            let remote = format!("5.5.5.{upstream}:9993").parse().unwrap();
+            let path = Path { socket: LocalSocketId(socket), remote };
+            let surface = surface.parse().unwrap();
+            node.surfaces.report(Address::from_u64(upstream), Reporter::Upstream, path, surface, NOW_MS);
+            node.only_symmetric(NOW_MS)
+        };
+        assert!(!sees(1, 1, "44.1.1.1:7"), "nothing is known yet");
+        assert!(sees(2, 1, "44.1.1.1:8"), "eth2 and eth3 are not known");
+        sees(1, 2, "44.1.1.2:7");
+        assert!(!sees(2, 2, "44.1.1.2:7"), "eth2 is as good as public");
+        let nat = node.nat(now);
+        assert_eq!(nat[0].mapping, Mapping::Symmetric { step: Some(1) });
+        assert_eq!((nat[1].mapping, nat[2].mapping), (Mapping::EndpointIndependent, Mapping::Unknown));
+        assert_eq!((nat[0].surfaces.len(), nat[1].surfaces.len()), (2, 1));
+        assert_eq!((nat[1].link.as_str(), nat[1].local), ("eth2", "192.168.2.5:9993".parse().unwrap()));
+    }
+}
