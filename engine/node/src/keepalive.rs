@@ -203,3 +203,23 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_went_with_their_socket_are_remembered_up_to_a_bound_and_for_a_minute() {
+        let (mut node, now) = (crate::tests::node(), Now::at_ms(1000));
+        let remote = "192.0.2.1:9993".parse().unwrap();
+        for n in 0..LOST_PATHS_MAX as u64 + 10 {
+            node.remember_lost(now, Address::from_u64(n + 1), remote);
+            node.remember_lost(now, Address::from_u64(n + 1), remote);
+        }
+        assert_eq!((node.gauges().lost_paths, node.counters.lost_paths_full), (LOST_PATHS_MAX, 10));
+        for _ in 0..3 {
+            node.handle_timeout(Now::at_ms(1000 + LOST_PATHS_MS));
+        }
+        assert_eq!(node.gauges().lost_paths, 0);
+    }
+}

@@ -282,7 +282,7 @@ pub const LOST_PATHS_MS: u64 = 60_000;
 pub const WARMING_MAX: usize = 256;
 /// Frames that a warm-up may be asked to double. ours.
 pub const WARM_UP_PACKETS_MAX: u32 = 10_000;
-/// How long a warm-up may be asked to last. ms, ours.
+/// How long a warm-up lasts at most. ms, ours.
 pub const WARM_UP_MS_MAX: u32 = 10_000;
 
 // Lanes. Ours.

@@ -26,7 +26,7 @@ pub struct PhysicalNetwork {
 pub struct WarmUp {
     /// So many frames; 0: as many as there are meanwhile.
     pub packets: u32,
-    /// So long, milliseconds; 0: until `packets` went. Both 0: never.
+    /// So long, milliseconds; 0: until `packets` went, at most [`crate::limits::WARM_UP_MS_MAX`]. Both 0: never.
     pub ms: u32,
 }
 

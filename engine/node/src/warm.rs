@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use wire::{Address, Now};
 
 use crate::Node;
-use crate::limits::WARMING_MAX;
+use crate::limits::{WARM_UP_MS_MAX, WARMING_MAX};
 use crate::path::Path;
 use crate::send::Way;
 
@@ -26,7 +26,7 @@ impl Node {
     /// The way to a peer may have changed: a direct path that is another one than before is warmed up.
     pub(crate) fn warm_up(&mut self, now: Now, address: Address) {
         let wanted = self.settings.warm_up;
-        if wanted.is_off() {
+        if wanted.is_off() || !self.plan.members.contains_key(&address) {
             return;
         }
         let path = self.way(address, now.ms()).filter(|w| w.owner == address).map(|w| w.path);
@@ -41,9 +41,12 @@ impl Node {
             self.counters.warming_full += 1;
             return;
         }
-        let or_max = |n: u32| if n == 0 { u32::MAX } else { n };
-        let until_ms = if wanted.ms == 0 { u64::MAX } else { now.ms() + u64::from(wanted.ms) };
-        self.warming.insert(address, Warm { frames: or_max(wanted.packets), until_ms });
+        let ms = if wanted.ms == 0 { WARM_UP_MS_MAX } else { wanted.ms };
+        let warm = Warm {
+            frames: if wanted.packets == 0 { u32::MAX } else { wanted.packets },
+            until_ms: now.ms() + u64::from(ms),
+        };
+        self.warming.insert(address, warm);
     }
 
     /// Frames to this peer go twice.
@@ -71,7 +74,7 @@ impl Node {
     /// When the next warm-up ends.
     pub(crate) fn next_warm_ms(&self) -> Option<u64> {
         let end = |w: &Warm| if w.frames == 0 { 0 } else { w.until_ms };
-        self.warming.values().map(end).min().filter(|at| *at < u64::MAX)
+        self.warming.values().map(end).min()
     }
 
     /// What is warm goes one way from now on, and by the shards.

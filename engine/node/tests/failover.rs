@@ -9,7 +9,7 @@ mod lab;
 
 use common::{Bench, addr, ok_payload, only};
 use lab::{Lab, at, ip, network_with};
-use node::{Settings, WarmUp};
+use node::{LocalSocketId, Settings, WarmUp};
 use sim::{HostId, Link, NatKind, Ports, Realm, identity};
 use wire::message::PathRecord;
 use wire::{Address, Root, Suite, Verb, World as WireWorld, WorldKind};
@@ -310,6 +310,17 @@ fn a_peer_that_turns_to_the_relay_casts_doubt_on_our_own_way_to_it() {
 }
 
 #[test]
+fn a_send_that_the_kernel_refuses_has_the_path_probed_at_once() {
+    let (mut b, p) = busy();
+    b.silence(p);
+    let start = b.ms();
+    b.node.handle_send_refused(b.now, LocalSocketId(5), addr(AT_P));
+    while exchange(&mut b, p, true) == AT_P {
+        assert!(b.ms() - start < 400, "although frames still come");
+    }
+}
+
+#[test]
 fn doubts_cost_a_healthy_path_one_probe_a_second_and_nothing_else() {
     let (mut b, p) = busy();
     let mut echoes = 0;
@@ -449,6 +460,32 @@ fn warm_up_sends_the_first_frames_of_a_path_twice_and_a_hawser_delivers_each_onc
             assert_eq!(node(n).gauges().warming, 0);
         }
     }
+}
+
+#[test]
+fn paths_warmed_up_at_a_time_are_bounded_and_the_others_are_just_used() {
+    use node::limits::{WARM_UP_MS_MAX, WARMING_MAX};
+    let (mut b, _) = Bench::leaf();
+    let warm_up = WarmUp { packets: 5, ms: 0 };
+    b.node.set_settings(b.now, Settings { warm_up, ..Settings::default() });
+    b.join_open();
+    let peers: Vec<_> = (0..WARMING_MAX as u64 + 3)
+        .map(|n| {
+            let (p, at) = (b.actor(1000 + n), format!("44.{}.{}.1:9993", 20 + n / 200, 1 + n % 200));
+            b.befriend(p, 5, &at);
+            b.advance(55); // 20 new identities a second
+            (p, at)
+        })
+        .collect();
+    peers.iter().for_each(|(p, at)| b.receive_frame(*p, 5, at, 0));
+    assert_eq!((b.node.gauges().warming, b.node.counters().warming_full), (WARMING_MAX, 3));
+    let (p, at) = peers.last().unwrap();
+    b.take();
+    b.send_frame(*p);
+    let remotes: Vec<_> = only(&b.take(), Verb::Frame).iter().map(|s| s.remote).collect();
+    assert_eq!(remotes, [addr(at)], "no room: the path alone");
+    b.advance(u64::from(WARM_UP_MS_MAX));
+    assert_eq!(b.node.gauges().warming, 0, "who sends nothing does not keep its place");
 }
 
 #[test]
