@@ -189,7 +189,6 @@ pub fn node_settings(conf: &LocalConf, allow_loopback: bool, failover: FailoverA
         salsa_only: conf.settings.salsa_only,
         fast_failover: !(failover.off || conf.settings.no_fast_failover),
         warm_up: failover.warm_up.unwrap_or(conf.settings.warm_up),
-        ..node::Settings::default()
     }
 }
 
