@@ -85,6 +85,10 @@ pub struct Bond {
     /// The operator chose the active path; it stays until it fails.
     forced: bool,
     changed_us: u64,
+    /// Until then the first choice may be corrected: who answers first need not be who is preferred.
+    settling_us: u64,
+    /// Some path has worked. Before that the peer is served as without a bond.
+    ready: bool,
     suspect_us: Option<u64>,
     loaded_us: Option<(PathId, u64)>,
     relieved_us: u64,
@@ -98,7 +102,7 @@ pub struct Bond {
 impl Bond {
     /// Without paths. `secret` is random; `leaf`: the peer is no root; `remote_greater`: its address is greater than ours.
     pub fn new(now: Now, params: Arc<Params>, leaf: bool, remote_greater: bool, secret: u64) -> Bond {
-        let plan = Plan { policy: if leaf { params.policy } else { Policy::None }, secret, ..Plan::default() };
+        let plan = Plan { secret, ..Plan::default() };
         Bond {
             leaf,
             secret,
@@ -109,6 +113,8 @@ impl Bond {
             active: None,
             forced: false,
             changed_us: now.mono_us,
+            settling_us: 0,
+            ready: false,
             suspect_us: None,
             loaded_us: None,
             relieved_us: 0,
@@ -401,6 +407,9 @@ impl Bond {
 
     fn activate(&mut self, now: Now, to: Option<PathId>, why: Why) {
         if to != self.active {
+            if why == Why::First {
+                self.settling_us = now.mono_us + SETTLING_US;
+            }
             self.note(now, Reason::Active { from: self.active, to, why });
             (self.active, self.changed_us, self.forced) = (to, now.mono_us, false);
         }
@@ -472,7 +481,9 @@ impl Bond {
                 members
             }
         };
-        let policy = if self.leaf { self.params.policy } else { Policy::None };
+        // In compat mode a bond without paths is bypassed; here that is so only until the first answer.
+        self.ready = !members.is_empty() || (self.ready && self.params.mode == Mode::Better);
+        let policy = if self.leaf && self.ready { self.params.policy } else { Policy::None };
         self.publish(now, policy, &members, relay && policy != Policy::None);
     }
 
@@ -525,6 +536,7 @@ impl Bond {
                 let much_faster = b_rank.3.saturating_mul(5) / 4 + 2000 < a_rank.3;
                 let waited = now.mono_us.saturating_sub(self.changed_us) > OPTIMIZE_HOLD_MS * 1000;
                 let why = match self.params.select {
+                    _ if preferred && now.mono_us < self.settling_us => Some(Why::Preferred),
                     SelectMethod::Always if preferred => Some(Why::Preferred),
                     SelectMethod::Better if preferred && faster => Some(Why::Preferred),
                     SelectMethod::Optimize if waited && much_faster => Some(Why::Faster),

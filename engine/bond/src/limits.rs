@@ -102,6 +102,9 @@ pub const HELD_US: u64 = 10_000_000;
 /// All paths suspect for this long: relay beside. us, spec.
 pub const RELAY_AFTER_US: u64 = 2_000_000;
 
+/// After the first path answered, one that is preferred may still take over under any select method. us, ours.
+pub const SETTLING_US: u64 = 2_000_000;
+
 // Sharing. // spec: bonding, "Flow assignment"
 
 /// A live flow goes home when it was idle for this long. us, spec.
