@@ -1,0 +1,86 @@
+//! Choosing a packet's way allocates nothing. Counted, not believed.
+#![allow(
+    unsafe_code,
+    reason = "a global allocator is unsafe to implement; this one counts and forwards to the system's"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use bond::config::{Family, Mode, Params, Policy};
+use bond::model::PathModel;
+use bond::striper::{Out, Striper};
+use bond::{Bond, Choice, NewPath, Selector};
+use wire::Now;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes unchanged to the system's allocator, which keeps the contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn select_allocates_nothing_under_any_policy() {
+    let at = |us: u64| Now { mono_us: us, unix_ms: us / 1000 };
+    for policy in Policy::ALL {
+        let mut bond = Bond::new(at(1), Arc::new(Params::standard(policy, Mode::Better)), true, false, 7);
+        for (i, link) in ["a", "b", "c"].into_iter().enumerate() {
+            let new = NewPath { link, family: Family::V4, key: i as u64, remote_port: 9993 };
+            let id = bond.learn(at(1), new).unwrap();
+            bond.requested(at(2), id, i as u64, true);
+            bond.acked(at(10_000), id, i as u64);
+        }
+        let mut shard = Selector::new(bond.plan().clone(), 256);
+        let counted = allocations(|| {
+            for n in 0..10_000u64 {
+                let choice = shard.select(n % 700, 1400, 20_000 + 10 * n);
+                assert!(policy == Policy::None || choice != Choice::Relay);
+            }
+        });
+        assert_eq!(counted, 0, "{policy}");
+    }
+}
+
+#[test]
+fn the_striper_allocates_nothing_once_it_stands() {
+    let model = |rtt| PathModel::new(0, Some(rtt), None);
+    let mut striper: Striper<u32> = Striper::new(0, [model(20_000_000), model(40_000_000)]);
+    let mut now = 0u64;
+    let mut step = |striper: &mut Striper<u32>| {
+        for _ in 0..20_000 {
+            now += 50_000;
+            let _ = striper.offer(now, 1, 1400);
+            while let Some(out) = striper.poll(now) {
+                if let Out::Send { path, request: Some(request), .. } = out {
+                    striper.acked(now + 20_000_000, path, request);
+                }
+            }
+        }
+    };
+    step(&mut striper);
+    assert_eq!(allocations(|| step(&mut striper)), 0);
+}
