@@ -1,16 +1,19 @@
 //! The command line: what can be said, and which part of the house does it. Every failure is one message that says what
 //! to do next, and an exit code that says which kind it was.
 
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value, json};
+use wire::endpoint::Prefix;
 use wire::{Address, NetworkId};
 
 use crate::api::parse_moon_id;
 use crate::client::{Client, ClientError};
 use crate::home::{DEFAULT_HOME, Home};
+use crate::local_conf::parse_endpoint;
 use crate::{daemon, show, tools};
 
 const EXIT_CODES: &str = "\
@@ -139,6 +142,28 @@ pub struct UpArgs {
     /// unless tcpMssClamp of local.conf is false]
     #[arg(long)]
     pub no_mss_clamp: bool,
+    /// Where UDP does not get through, send by TCP through a relay: after a minute without an answer from the Internet,
+    /// until there is one [default: allowTcpFallbackRelay of local.conf, else not]
+    #[arg(long)]
+    pub allow_tcp_fallback_relay: bool,
+    /// No UDP at all, everything by TCP through the relay
+    #[arg(long)]
+    pub force_tcp_relay: bool,
+    /// That relay [default: tcpFallbackRelay of local.conf, else 204.80.128.1/443]
+    #[arg(long, value_name = "IP/PORT", value_parser = endpoint_v4)]
+    pub tcp_fallback_relay: Option<SocketAddrV4>,
+    /// Be such a relay for others, beside a root: listen here for their TCP connections [default: tcpRelay of local.conf,
+    /// else none]
+    #[arg(long, value_name = "IP/PORT", value_parser = endpoint)]
+    pub tcp_relay: Option<SocketAddr>,
+    /// Its clients may send into this network, though it is not the Internet; repeatable [default: tcpRelayAllow of
+    /// local.conf, else none]
+    #[arg(long, value_name = "IP/BITS")]
+    pub tcp_relay_allow: Vec<Prefix>,
+    /// Whether to agree with other Hawsers on a port spread where nothing else gets a pair direct: up to 1024 probes of
+    /// the other's router, which it may take for a port scan [default: portSpread of local.conf, else on]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub port_spread: Option<bool>,
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,
@@ -286,6 +311,25 @@ pub enum MoonCommand {
         /// The file
         file: PathBuf,
     },
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    parse_endpoint(text).ok_or_else(|| "it is not IP/PORT, like 192.0.2.1/443".to_owned())
+}
+
+fn endpoint_v4(text: &str) -> Result<SocketAddrV4, String> {
+    match endpoint(text)? {
+        SocketAddr::V4(v4) => Ok(v4),
+        SocketAddr::V6(_) => Err("relays have IPv4 addresses".to_owned()),
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is neither on nor off".to_owned()),
+    }
 }
 
 fn moon_id(text: &str) -> Result<u64, String> {
@@ -691,6 +735,9 @@ mod tests {
             "hawser peers --json",
             "hawser peers b9fd86978b",
             "hawser networks",
+            "hawser up --allow-tcp-fallback-relay --tcp-fallback-relay 192.0.2.1/443",
+            "hawser up --force-tcp-relay",
+            "hawser up --tcp-relay 0.0.0.0/443 --tcp-relay-allow 10.0.0.0/8 --tcp-relay-allow 192.168.0.0/16",
             "hawser moons",
             "hawser listmoons --json",
             "hawser orbit 000000b9fd86978b b9fd86978b",
@@ -725,7 +772,12 @@ mod tests {
         for line in ["hawser up --io epoll", "hawser up --busy-poll 65536"] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
-        for line in ["hawser orbit xyz b9fd86978b", "hawser deorbit b9fd86978b0"] {
+        for line in [
+            "hawser up --tcp-relay 443",
+            "hawser up --tcp-fallback-relay ::1/443",
+            "hawser orbit xyz b9fd86978b",
+            "hawser deorbit b9fd86978b0",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
         for line in ["hawser join 123", "hawser up --shards 0", "hawser up --port 70000", "hawser planet make --out p"]

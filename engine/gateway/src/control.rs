@@ -3,6 +3,7 @@
 
 mod answers;
 mod counts;
+mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,7 +30,11 @@ use crate::netlink::{Interface, InterfaceAddress};
 use crate::network_conf::NetworkConf;
 use crate::proof::Prover;
 use crate::taps::{Desired, Order, PortError, Report};
+use crate::tcp_relay::{Fallback, is_tunnel};
+use crate::tcp_relay_server::RelayServer;
 use crate::writer::Writer;
+
+pub use tcp::FallbackArgs;
 
 /// Events of shards handled before everything else gets its turn again.
 const MAX_BATCH: usize = 256;
@@ -103,6 +108,8 @@ pub struct Control {
     interfaces: Vec<Interface>,
     addresses: Vec<InterfaceAddress>,
     counters: Counters,
+    /// The way out where UDP is blocked.
+    fallback: Fallback,
     /// The shards were told that we relay.
     relays: bool,
     /// What ended a packet thread; nothing goes on without it.
@@ -135,6 +142,10 @@ pub struct Parts {
     pub failover: FailoverArgs,
     /// The MSS of TCP connections may be lowered.
     pub mss_clamp: bool,
+    /// What the command line says of the TCP fallback.
+    pub fallback: FallbackArgs,
+    /// The TCP relay that we run for others.
+    pub relay_server: Option<RelayServer>,
     /// Who may use the API.
     pub gate: Arc<Gate>,
     /// Port in use.
@@ -218,6 +229,8 @@ fn node_activity(a: &shard::Activity) -> node::Activity {
 fn shard_update(own: Address, change: PlanChange) -> Update {
     match change {
         PlanChange::Peer { address, keys, suite, route, .. } => {
+            // Shards do not have the tunnel: its frames come to the node.
+            let route = route.filter(|r| !is_tunnel(r.socket));
             let route = route.map(|r| shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu });
             Update::Peer { address, keys, suite, route }
         }
@@ -242,6 +255,7 @@ impl Control {
     pub fn new(parts: Parts) -> Control {
         Control {
             filter: Filter::new(&parts.conf, parts.allow_loopback),
+            fallback: Control::fallback_of(&parts),
             next_conf_check_ms: parts.clock.now().ms() + CONF_CHECK_MS,
             next_sweep_ms: parts.clock.now().ms(),
             links: Links::new(parts.port, parts.shards, parts.lanes),
@@ -266,6 +280,7 @@ impl Control {
 
     /// Runs until a signal says stop, then takes everything down in order.
     pub async fn run(mut self, mut inbox: Inbox) -> io::Result<()> {
+        let clock = self.p.clock;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
@@ -286,6 +301,10 @@ impl Control {
                 }
                 Some(report) = inbox.reports.recv() => {
                     self.taps_say(self.p.clock.now(), report);
+                    Step::Go
+                }
+                event = self.fallback.recv(|| clock.now()) => {
+                    self.tunnel_says(clock.now(), event);
                     Step::Go
                 }
                 Some((ask, reply)) = inbox.asks.recv() => {
@@ -334,7 +353,8 @@ impl Control {
     }
 
     fn next_due_ms(&self) -> u64 {
-        let due = [self.p.node.poll_timeout(), self.p.controller.poll_timeout(), self.links.next_retry_ms()];
+        let (node, controller) = (self.p.node.poll_timeout(), self.p.controller.poll_timeout());
+        let due = [node, controller, self.links.next_retry_ms(), self.fallback.next_due_ms()];
         due.into_iter().flatten().fold(self.next_conf_check_ms.min(self.next_sweep_ms), u64::min)
     }
 
@@ -348,6 +368,9 @@ impl Control {
         }
         if is_due(self.links.next_retry_ms()) {
             self.bind_links(now);
+        }
+        if is_due(self.fallback.next_due_ms()) {
+            self.look_at_fallback(now);
         }
         if is_due(Some(self.next_conf_check_ms)) {
             self.next_conf_check_ms = now.ms() + CONF_CHECK_MS;
@@ -388,6 +411,7 @@ impl Control {
         self.filter = Filter::new(&conf, self.p.allow_loopback);
         self.p.conf = conf;
         self.set_mss_clamp();
+        self.set_fallback(now);
         self.bind_links(now);
     }
 
@@ -448,10 +472,10 @@ impl Control {
     fn send(&mut self, socket: Option<LocalSocketId>, remote: SocketAddr, ttl: Option<u8>, datagram: Vec<u8>) {
         trace!(?socket, remote = to_text(remote), bytes = datagram.len(), "send");
         match socket {
-            Some(socket) => self.p.dataplane.send(shard_socket(socket), remote, ttl, datagram),
+            Some(socket) => self.send_from(socket, remote, ttl, datagram),
             None => {
                 for socket in self.p.node.fan_out(remote) {
-                    self.p.dataplane.send(shard_socket(socket), remote, ttl, datagram.clone());
+                    self.send_from(socket, remote, ttl, datagram.clone());
                 }
             }
         }
@@ -596,7 +620,10 @@ impl Control {
         let ours: BTreeSet<&str> = self.networks.values().filter_map(|port| port.device.as_deref()).collect();
         let others: Vec<Interface> =
             self.interfaces.iter().filter(|i| !ours.contains(i.name.as_str())).cloned().collect();
-        let wanted = self.filter.wanted(&others, &self.addresses, &overlay);
+        let mut wanted = self.filter.wanted(&others, &self.addresses, &overlay);
+        if self.fallback.settings().force {
+            wanted.clear();
+        }
         for change in self.links.reconcile(now.ms(), &wanted) {
             match change {
                 LinkChange::Opened(link, sockets, lane_sockets) => {
@@ -632,7 +659,10 @@ impl Control {
     }
 
     fn tell_overlay(&mut self) {
-        let prefixes = self.overlay().collect();
+        let prefixes: Vec<Prefix> = self.overlay().collect();
+        if let Some(server) = &self.p.relay_server {
+            server.set_overlay(prefixes.clone());
+        }
         self.p.node.set_overlay_prefixes(prefixes);
     }
 

@@ -19,7 +19,7 @@ use wire::{NetworkId, SecretIdentity};
 
 use crate::api::{self, Gate, MAX_PENDING_ASKS};
 use crate::cli::UpArgs;
-use crate::control::{Clock, Control, FailoverArgs, Inbox, Parts, node_settings};
+use crate::control::{Clock, Control, FailoverArgs, FallbackArgs, Inbox, Parts, node_settings};
 use crate::dataplane::{self, DataPlane};
 use crate::home::{DEFAULT_PORT, Home, HomeError, Loaded, PUBLIC};
 use crate::links;
@@ -28,6 +28,7 @@ use crate::netlink::Netlink;
 use crate::proof::Prover;
 use crate::store::{StateStore, StdStore, UringStore};
 use crate::taps::{self, MAX_PENDING_ORDERS, MAX_PENDING_REPORTS, Taps};
+use crate::tcp_relay_server::{self, RelayServer};
 use crate::writer::Writer;
 
 /// Most packet threads.
@@ -215,6 +216,13 @@ async fn up<S: StateStore + 'static>(
     let taps = Taps::new(netlink, shards, device_names(&home), reports);
     let taps = tokio::task::spawn_local(taps.run(ordered, changes));
 
+    let fallback = FallbackArgs {
+        allow: args.allow_tcp_fallback_relay,
+        force: args.force_tcp_relay,
+        relay: args.tcp_fallback_relay,
+    };
+    let relay_server = start_relay(&args, &conf)?;
+
     let writer = Writer::start(store);
     writer.replace(home.pid(), PUBLIC, std::process::id().to_string().into_bytes());
     let mut control = Control::new(Parts {
@@ -225,6 +233,8 @@ async fn up<S: StateStore + 'static>(
         allow_loopback: args.allow_loopback,
         failover: failover(&args),
         mss_clamp: !args.no_mss_clamp,
+        fallback,
+        relay_server,
         gate,
         port,
         shards,
@@ -252,6 +262,16 @@ async fn up<S: StateStore + 'static>(
 
 fn failover(args: &UpArgs) -> FailoverArgs {
     FailoverArgs { off: args.no_fast_failover, warm_up: args.warm_up }
+}
+
+/// The TCP relay for others, if it is asked for.
+fn start_relay(args: &UpArgs, conf: &LocalConf) -> Result<Option<RelayServer>, UpError> {
+    let Some(at) = args.tcp_relay.or(conf.settings.tcp_relay) else { return Ok(None) };
+    let allow = if args.tcp_relay_allow.is_empty() { &conf.settings.tcp_relay_allow } else { &args.tcp_relay_allow };
+    let config = tcp_relay_server::Config { allow: allow.clone(), ..Default::default() };
+    let server = RelayServer::start(at, config).map_err(system("open the TCP relay"))?;
+    info!(at = %server.local(), "TCP relay for nodes whose UDP is blocked");
+    Ok(Some(server))
 }
 
 /// Listens on both families; one of them is enough.

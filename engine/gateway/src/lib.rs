@@ -20,5 +20,7 @@ pub mod proof;
 pub mod show;
 pub mod store;
 pub mod taps;
+pub mod tcp_relay;
+pub mod tcp_relay_server;
 pub mod tools;
 pub mod writer;

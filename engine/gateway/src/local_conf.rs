@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -139,6 +139,18 @@ pub struct Settings {
     pub no_mss_clamp: bool,
     /// Encrypt with Salsa20/12-Poly1305 to everybody.
     pub salsa_only: bool,
+    /// Where UDP does not get through, send by TCP through a relay.
+    pub allow_tcp_fallback: bool,
+    /// No UDP, everything through the relay.
+    pub force_tcp: bool,
+    /// That relay.
+    pub tcp_fallback_relay: Option<SocketAddrV4>,
+    /// Seconds of silence before it is used.
+    pub tcp_fallback_after: Option<u16>,
+    /// Where to listen as such a relay for others.
+    pub tcp_relay: Option<SocketAddr>,
+    /// Networks that its clients may send into though they are not the Internet.
+    pub tcp_relay_allow: Vec<Prefix>,
     /// Do not probe paths that carry frames and bring nothing back.
     pub no_fast_failover: bool,
     /// Frames over a new direct path go by the relay as well.
@@ -190,14 +202,17 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("suite", Acted),        // ours
     ("allowSecondaryPort", Harmless(Kind::Boolean)),
     ("portMappingEnabled", Harmless(Kind::Boolean)),
-    ("allowTcpFallbackRelay", Harmless(Kind::Boolean)),
+    ("allowTcpFallbackRelay", Acted),
+    ("tcpFallbackRelay", Acted),
+    ("forceTcpRelay", Acted),
+    ("tcpFallbackAfter", Acted), // ours
+    ("tcpRelay", Acted),         // ours
+    ("tcpRelayAllow", Acted),    // ours
     ("multicoreEnabled", Harmless(Kind::Boolean)),
     ("cpuPinningEnabled", Harmless(Kind::Boolean)),
     ("softwareUpdateChannel", Harmless(Kind::Text)),
     ("secondaryPort", Only(&["0", "\"0\""], "")),
     ("tertiaryPort", Only(&["0", "\"0\""], "")),
-    ("tcpFallbackRelay", Only(&["\"204.80.128.1/443\""], "")),
-    ("forceTcpRelay", Only(&["false"], "")),
     ("lowBandwidthMode", Only(&["false"], "")),
     ("concurrency", Only(&["1"], " (use --shards)")),
     ("softwareUpdate", Only(&["\"disable\""], " (update through your packages)")),
@@ -360,6 +375,22 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
                 let asked = value.as_str().and_then(|text| warm_up(text).ok());
                 s.warm_up = asked.ok_or_else(|| wrong(&at, value, WARM_UP))?;
             }
+            (Acted, "allowTcpFallbackRelay") => s.allow_tcp_fallback = boolean(value, &at)?,
+            (Acted, "forceTcpRelay") => s.force_tcp = boolean(value, &at)?,
+            (Acted, "tcpFallbackRelay") => match value.as_str().and_then(parse_endpoint) {
+                Some(SocketAddr::V4(relay)) => s.tcp_fallback_relay = Some(relay),
+                _ => return Err(wrong(&at, value, "an IPv4 endpoint like \"192.0.2.1/443\"")),
+            },
+            (Acted, "tcpFallbackAfter") => {
+                s.tcp_fallback_after = Some(integer(value, &at, u64::from(u16::MAX))? as u16)
+            }
+            (Acted, "tcpRelay") => {
+                let endpoint = value.as_str().and_then(parse_endpoint);
+                s.tcp_relay = Some(endpoint.ok_or_else(|| wrong(&at, value, "an endpoint like \"0.0.0.0/443\""))?);
+            }
+            (Acted, "tcpRelayAllow") => {
+                s.tcp_relay_allow = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
+            }
             (Acted, "tcpMssClamp") => s.no_mss_clamp = !boolean(value, &at)?,
             (Acted, _) => {
                 s.allow_management_from = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
@@ -520,12 +551,28 @@ mod tests {
 
     #[test]
     fn what_hawser_cannot_do_yet_is_refused_unless_it_is_the_default() {
-        parse(r#"{"settings": {"forceTcpRelay": false, "policies": {}, "defaultBondingPolicy": "none"}}"#)
+        parse(r#"{"settings": {"lowBandwidthMode": false, "policies": {}, "defaultBondingPolicy": "none"}}"#)
             .expect("harmless");
-        let text = complaint(r#"{"settings": {"forceTcpRelay": true}}"#);
-        assert!(text.contains("settings.forceTcpRelay is not supported yet; remove it, or set it to false"), "{text}");
+        let text = complaint(r#"{"settings": {"lowBandwidthMode": true}}"#);
+        assert!(
+            text.contains("settings.lowBandwidthMode is not supported yet; remove it, or set it to false"),
+            "{text}"
+        );
         let text = complaint(r#"{"settings": {"concurrency": 8}}"#);
         assert!(text.contains("use --shards"), "{text}");
+    }
+
+    #[test]
+    fn the_way_around_blocked_udp_and_the_relay_for_others_are_off_until_said() {
+        let said = |text: &str| parse(&format!("{{\"settings\": {text}}}")).expect("good").settings;
+        let off = said("{}");
+        assert!(!off.allow_tcp_fallback && !off.force_tcp && off.tcp_relay.is_none());
+        let on = said(r#"{"allowTcpFallbackRelay": true, "tcpFallbackRelay": "44.1.1.1/443", "tcpFallbackAfter": 5}"#);
+        assert!(on.allow_tcp_fallback && on.tcp_fallback_after == Some(5));
+        assert_eq!(on.tcp_fallback_relay, "44.1.1.1:443".parse().ok());
+        let relay = said(r#"{"tcpRelay": "0.0.0.0/443", "tcpRelayAllow": ["10.0.0.0/8"]}"#);
+        assert_eq!((relay.tcp_relay, relay.tcp_relay_allow.len()), ("0.0.0.0:443".parse().ok(), 1));
+        assert!(complaint(r#"{"settings": {"tcpFallbackRelay": "::1/443"}}"#).contains("an IPv4 endpoint"));
     }
 
     #[test]

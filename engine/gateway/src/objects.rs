@@ -15,6 +15,7 @@ use wire::{Address, Identity, MulticastGroup, Now};
 use crate::api::COMPATIBLE_VERSION;
 use crate::network_conf::NetworkConf;
 use crate::taps::PortError;
+use crate::tcp_relay;
 
 fn version_fields() -> Map<String, Value> {
     let (major, minor, revision) = COMPATIBLE_VERSION;
@@ -53,6 +54,8 @@ pub struct StatusFacts<'a> {
     pub shards: usize,
     /// System calls that carry packets, and why these.
     pub io: &'a Choice,
+    /// The TCP fallback: its settings, and whether it is in use.
+    pub tcp_fallback: (tcp_relay::Settings, bool),
     /// Our own counters, by room.
     pub counters: Value,
 }
@@ -69,8 +72,8 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "listeningOn": endpoints(&facts.listening),
         "surfaceAddresses": endpoints(&facts.surface),
         "homeDir": facts.home,
-        "allowTcpFallbackRelay": false,
-        "forceTcpRelay": false,
+        "allowTcpFallbackRelay": facts.tcp_fallback.0.allow,
+        "forceTcpRelay": facts.tcp_fallback.0.force,
         "portMappingEnabled": false,
         "softwareUpdate": "disable",
         "softwareUpdateChannel": "release",
@@ -82,7 +85,7 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "address": facts.identity.address().to_string(),
         "publicIdentity": facts.identity.to_string(),
         "online": facts.online,
-        "tcpFallbackActive": false,
+        "tcpFallbackActive": facts.tcp_fallback.1,
         "clock": now.unix_ms,
         "planetWorldId": facts.planet.id,
         "planetWorldTimestamp": facts.planet.timestamp,
@@ -402,6 +405,7 @@ mod tests {
             }],
             shards: 2,
             io: &uring::probe::choose(uring::Backend::Mmsg).expect("always there"),
+            tcp_fallback: (tcp_relay::Settings::default(), false),
             counters: json!({}),
         };
         let object = status(Now::at_ms(5), &facts);

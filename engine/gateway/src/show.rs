@@ -66,7 +66,11 @@ pub fn status(v: &Value) -> String {
 
 fn status_rows(v: &Value) -> Vec<(&'static str, String)> {
     let settings = &v["config"]["settings"];
-    let online = if v["online"] == true { "online" } else { "offline: no root answers" };
+    let online = match (v["online"] == true, v["tcpFallbackActive"] == true) {
+        (true, false) => "online",
+        (true, true) => "online, by TCP through a relay: UDP does not get through",
+        (false, _) => "offline: no root answers",
+    };
     vec![
         ("address", text(&v["address"])),
         ("state", online.into()),

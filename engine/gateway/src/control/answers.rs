@@ -59,6 +59,7 @@ impl Control {
             nat: &self.p.node.nat(now),
             shards: self.p.shards,
             io: &self.p.io,
+            tcp_fallback: (self.fallback.settings(), self.fallback.is_active()),
             counters: counts::all(self),
         };
         objects::status(now, &facts)
@@ -81,7 +82,13 @@ impl Control {
             let inside = self.p.conf.physical.iter().filter(|p| p.net.contains(remote.ip()));
             inside.min_by_key(|p| p.net.bits).map_or(0, |p| p.trusted_path_id)
         };
-        self.p.node.peers(now).iter().map(|p| objects::peer(now, p, port_of, trusted)).collect()
+        let tunneled = self.fallback.is_active();
+        let object = |p| {
+            let mut object = objects::peer(now, p, port_of, trusted);
+            object["tunneled"] = tunneled.into();
+            object
+        };
+        self.p.node.peers(now).iter().map(object).collect()
     }
 
     fn moons(&self) -> Vec<Value> {

@@ -31,6 +31,11 @@ pub(super) fn all(control: &Control) -> Value {
     add_to(&mut gateway, "writes_failed", control.p.writer.failures());
     add_to(&mut gateway, "api_refused", control.p.gate.refused());
 
+    let (mut tunnel, mut relay) = (Map::new(), Map::new());
+    add!(tunnel, control.fallback.counters; opened lost sent received bad_size bad_destination outbox_full);
+    let relayed = control.p.relay_server.iter().flat_map(|server| server.counters());
+    relayed.for_each(|(name, n)| add_to(&mut relay, name, n));
+
     let (mut controller, c) = (Map::new(), control.p.controller.counters());
     add!(controller, c; requests requests_for_other_controllers requests_malformed requests_too_soon
         requests_dropped_gate_full requests_dropped_queue_full refused_unknown_network refused_denied
@@ -55,6 +60,8 @@ pub(super) fn all(control: &Control) -> Value {
         ("networks", networks),
         ("controller", controller),
         ("gateway", gateway),
+        ("tcpFallback", tunnel),
+        ("tcpRelay", relay),
         ("shards", shards),
         ("reassembly", reassembly),
         ("rings", rings),
