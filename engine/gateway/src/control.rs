@@ -29,6 +29,7 @@ use crate::local_conf::LocalConf;
 use crate::netlink::{Interface, InterfaceAddress};
 use crate::network_conf::NetworkConf;
 use crate::proof::Prover;
+use crate::spread::SpreadSockets;
 use crate::taps::{Desired, Order, PortError, Report};
 use crate::tcp_relay::{Fallback, is_tunnel};
 use crate::tcp_relay_server::RelayServer;
@@ -100,6 +101,7 @@ pub struct Control {
     next_conf_check_ms: u64,
     next_sweep_ms: u64,
     links: Links,
+    spread: SpreadSockets,
     networks: BTreeMap<NetworkId, Port>,
     /// Networks whose TAP is to be looked at.
     dirty: BTreeSet<NetworkId>,
@@ -142,6 +144,8 @@ pub struct Parts {
     pub failover: FailoverArgs,
     /// The MSS of TCP connections may be lowered.
     pub mss_clamp: bool,
+    /// What the command line says of port spreads.
+    pub port_spread: Option<bool>,
     /// What the command line says of the TCP fallback.
     pub fallback: FallbackArgs,
     /// The TCP relay that we run for others.
@@ -184,7 +188,12 @@ pub struct FailoverArgs {
 }
 
 /// The settings that the node acts on.
-pub fn node_settings(conf: &LocalConf, allow_loopback: bool, failover: FailoverArgs) -> node::Settings {
+pub fn node_settings(
+    conf: &LocalConf,
+    allow_loopback: bool,
+    port_spread: Option<bool>,
+    failover: FailoverArgs,
+) -> node::Settings {
     let physical = conf.physical.iter().map(|p| node::PhysicalNetwork {
         prefix: p.net,
         blacklist: p.blacklist,
@@ -197,6 +206,7 @@ pub fn node_settings(conf: &LocalConf, allow_loopback: bool, failover: FailoverA
         peer_hints: conf.peers.iter().map(|(peer, v)| (*peer, v.try_at.clone())).collect(),
         controller: true,
         allow_loopback,
+        port_spread: port_spread.unwrap_or(!conf.settings.no_port_spread),
         salsa_only: conf.settings.salsa_only,
         fast_failover: !(failover.off || conf.settings.no_fast_failover),
         warm_up: failover.warm_up.unwrap_or(conf.settings.warm_up),
@@ -259,6 +269,7 @@ impl Control {
             next_conf_check_ms: parts.clock.now().ms() + CONF_CHECK_MS,
             next_sweep_ms: parts.clock.now().ms(),
             links: Links::new(parts.port, parts.shards, parts.lanes),
+            spread: SpreadSockets::default(),
             p: parts,
             networks: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -305,6 +316,11 @@ impl Control {
                 }
                 event = self.fallback.recv(|| clock.now()) => {
                     self.tunnel_says(clock.now(), event);
+                    Step::Go
+                }
+                Some(arrived) = self.spread.recv() => {
+                    let (now, mut bytes) = (self.p.clock.now(), arrived.bytes);
+                    self.p.node.handle_datagram(now, arrived.socket, arrived.remote, &mut bytes);
                     Step::Go
                 }
                 Some((ask, reply)) = inbox.asks.recv() => {
@@ -406,7 +422,7 @@ impl Control {
             Err(e) => return error!("{e}; the settings in force stay"),
         };
         info!("local.conf read again");
-        self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback, self.p.failover));
+        self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback, self.p.port_spread, self.p.failover));
         self.p.gate.allow_from(conf.settings.allow_management_from.clone());
         self.filter = Filter::new(&conf, self.p.allow_loopback);
         self.p.conf = conf;
@@ -464,6 +480,16 @@ impl Control {
                     debug!(ticket, "too many identities to prove");
                 }
             }
+            Output::OpenSockets { beside, count, ticket } => self.open_spread(beside, count, ticket),
+            Output::AdoptSocket { socket, .. } => match self.spread.adopt(socket, self.p.shards) {
+                Ok(sockets) => self.p.dataplane.add_socket(shard_socket(socket), sockets),
+                Err(e) => warn!("a socket of a port spread cannot be kept: {e}"),
+            },
+            Output::CloseSocket(socket) => {
+                if !self.spread.close(socket) {
+                    self.p.dataplane.remove_socket(shard_socket(socket));
+                }
+            }
             Output::Store(key, bytes) => self.store(key, bytes),
             Output::Event(event) => self.report(&event),
         }
@@ -472,12 +498,24 @@ impl Control {
     fn send(&mut self, socket: Option<LocalSocketId>, remote: SocketAddr, ttl: Option<u8>, datagram: Vec<u8>) {
         trace!(?socket, remote = to_text(remote), bytes = datagram.len(), "send");
         match socket {
+            Some(socket) if self.spread.send(socket, remote, ttl, &datagram) => {}
             Some(socket) => self.send_from(socket, remote, ttl, datagram),
             None => {
                 for socket in self.p.node.fan_out(remote) {
                     self.send_from(socket, remote, ttl, datagram.clone());
                 }
             }
+        }
+    }
+
+    fn open_spread(&mut self, beside: LocalSocketId, count: u16, ticket: u64) {
+        let Some(options) = self.links.get(beside).map(Link::options_beside) else { return };
+        for _ in 0..count {
+            let id = self.links.next_id();
+            if let Err(e) = self.spread.open(id, options.clone()) {
+                return debug!("no further sockets for a port spread: {e}");
+            }
+            self.p.node.add_spread_socket(ticket, id);
         }
     }
 
@@ -562,7 +600,9 @@ impl Control {
     }
 
     fn link_lost(&mut self, now: Now, socket: SocketId, error: &io::Error) {
-        let Some(link) = self.links.broken(now.ms(), node_socket(socket)) else { return };
+        let Some(link) = self.links.broken(now.ms(), node_socket(socket)) else {
+            return self.p.node.remove_socket(now, node_socket(socket)); // that of a port spread, if any
+        };
         warn!(link = link.name, address = to_text(link.local), "link lost: {error}; tried again later");
         self.close_link(now, &link);
     }

@@ -190,7 +190,7 @@ async fn up<S: StateStore + 'static>(
 ) -> Result<(), UpError> {
     let clock = Clock::start();
     let (networks, token) = (loaded.networks.iter().map(|n| n.id).collect::<Vec<_>>(), loaded.token.clone());
-    let settings = node_settings(&conf, args.allow_loopback, failover(&args));
+    let settings = node_settings(&conf, args.allow_loopback, args.port_spread, failover(&args));
     let identity = loaded.identity.clone();
     let node = make_node(clock, &identity, &loaded, settings)?;
     let controller = make_controller(clock, &home, &identity)?;
@@ -233,6 +233,7 @@ async fn up<S: StateStore + 'static>(
         allow_loopback: args.allow_loopback,
         failover: failover(&args),
         mss_clamp: !args.no_mss_clamp,
+        port_spread: args.port_spread,
         fallback,
         relay_server,
         gate,

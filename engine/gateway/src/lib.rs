@@ -18,6 +18,7 @@ pub mod network_conf;
 pub mod objects;
 pub mod proof;
 pub mod show;
+pub mod spread;
 pub mod store;
 pub mod taps;
 pub mod tcp_relay;

@@ -149,6 +149,13 @@ pub struct Lane {
 }
 
 impl Link {
+    /// How to open one more socket beside its own.
+    pub fn options_beside(&self) -> uring::udp::Options {
+        let mut options = uring::udp::Options::new(SocketAddr::new(self.local.ip(), 0));
+        options.device = Some(self.name.clone()).filter(|_| !self.local.ip().is_loopback());
+        options
+    }
+
     /// Bytes of UDP payload that reach `remote` in one IPv4 packet, as far as this kernel knows.
     pub fn payload_towards(&self, remote: SocketAddr) -> Option<usize> {
         const HEADERS: usize = 20 + 8;
@@ -259,7 +266,8 @@ impl Links {
         self.failing.iter().filter(|(ip, _)| !self.open.contains_key(ip)).map(|(_, b)| b.until_ms()).min()
     }
 
-    fn next_id(&mut self) -> LocalSocketId {
+    /// A name for one more socket.
+    pub fn next_id(&mut self) -> LocalSocketId {
         self.last_id += 1;
         LocalSocketId(self.last_id)
     }

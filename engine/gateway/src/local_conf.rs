@@ -137,6 +137,8 @@ pub struct Settings {
     pub allow_management_from: Vec<Prefix>,
     /// Do not lower the MSS of TCP connections.
     pub no_mss_clamp: bool,
+    /// Agree with nobody on a port spread.
+    pub no_port_spread: bool,
     /// Encrypt with Salsa20/12-Poly1305 to everybody.
     pub salsa_only: bool,
     /// Where UDP does not get through, send by TCP through a relay.
@@ -200,6 +202,7 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("warmUp", Acted),       // ours
     ("tcpMssClamp", Acted),  // ours
     ("suite", Acted),        // ours
+    ("portSpread", Acted),  // ours
     ("allowSecondaryPort", Harmless(Kind::Boolean)),
     ("portMappingEnabled", Harmless(Kind::Boolean)),
     ("allowTcpFallbackRelay", Acted),
@@ -391,6 +394,7 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
             (Acted, "tcpRelayAllow") => {
                 s.tcp_relay_allow = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
             }
+            (Acted, "portSpread") => s.no_port_spread = !boolean(value, &at)?,
             (Acted, "tcpMssClamp") => s.no_mss_clamp = !boolean(value, &at)?,
             (Acted, _) => {
                 s.allow_management_from = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
@@ -581,6 +585,15 @@ mod tests {
             let conf = parse(&format!("{{\"settings\": {text}}}")).expect("good");
             assert_eq!(conf.settings.no_mss_clamp, off);
         }
+    }
+
+    #[test]
+    fn ports_are_spread_unless_the_operator_says_no() {
+        for (text, off) in [("{}", false), (r#"{"portSpread": true}"#, false), (r#"{"portSpread": false}"#, true)] {
+            let conf = parse(&format!("{{\"settings\": {text}}}")).expect("good");
+            assert_eq!(conf.settings.no_port_spread, off);
+        }
+        complaint(r#"{"settings": {"portSpread": "off"}}"#);
     }
 
     #[test]

@@ -123,6 +123,19 @@ numbers! {
         push_over_class;
         /// Entries of PUSH_DIRECT_PATHS not probed: too many probes already.
         push_over_rate;
+        /// Port spreads offered to peers, or taken up.
+        spread_offers;
+        /// Port spreads that peers offered or took up, and we did not: switched off, no upstream vouches for the address,
+        /// too soon, too many at a time.
+        spread_refused;
+        /// Relayed peers that will not be offered one: too many.
+        spread_full;
+        /// Port spreads begun.
+        spreads;
+        /// Ports probed for them.
+        spread_probes;
+        /// Those that reached their peer.
+        spread_successes;
         /// How others see us, told by strangers.
         surface_stranger;
         /// How others see us, no room for it.
@@ -215,6 +228,10 @@ numbers! {
         timed_probes;
         /// Peers met lately on introduction.
         rendezvous_peers;
+        /// Relayed peers that may be offered a port spread.
+        spread_peers;
+        /// Sockets open for port spreads, those kept included.
+        spread_sockets;
         /// Paths with gates.
         path_gates;
         /// Prefixes in the gate of new identities.

@@ -85,6 +85,25 @@ pub enum Output {
         /// The identity in doubt.
         identity: Identity,
     },
+    /// Open `count` UDP sockets on the link and address of `beside`, each on any port, and name them to
+    /// [`crate::Node::add_spread_socket`]. What comes to them goes to [`crate::Node::handle_datagram`]. Fewer will do.
+    OpenSockets {
+        /// The socket whose link they share.
+        beside: LocalSocketId,
+        /// How many.
+        count: u16,
+        /// Names the request.
+        ticket: u64,
+    },
+    /// One of those sockets will carry frames.
+    AdoptSocket {
+        /// The socket.
+        socket: LocalSocketId,
+        /// The socket beside which it was opened; it ends with that one.
+        beside: LocalSocketId,
+    },
+    /// One of those sockets is not needed any more.
+    CloseSocket(LocalSocketId),
     /// Keep bytes on disk, or delete them.
     Store(StateKey, Option<Vec<u8>>),
     /// Something an operator wants to know.
@@ -108,6 +127,9 @@ impl fmt::Debug for Output {
                 write!(f, "ControllerRequest({network}, {}, {packet_id:016x})", member.address())
             }
             Output::Prove { ticket, identity } => write!(f, "Prove({ticket}, {})", identity.address()),
+            Output::OpenSockets { beside, count, .. } => write!(f, "OpenSockets({beside:?}, {count})"),
+            Output::AdoptSocket { socket, .. } => write!(f, "AdoptSocket({socket:?})"),
+            Output::CloseSocket(socket) => write!(f, "CloseSocket({socket:?})"),
             Output::Store(key, bytes) => write!(f, "Store({key:?}, {:?} bytes)", bytes.as_ref().map(Vec::len)),
             Output::Event(event) => write!(f, "Event({event:?})"),
         }

@@ -51,7 +51,8 @@ impl Node {
                     false => self.send_hello_by_links(now, address, remote),
                 }
             }
-            if !every_port && self.place(socket).1 != Port::Primary {
+            let beside = self.place(socket).1 != Port::Primary || self.spreads.is_adopted(socket);
+            if !every_port && beside {
                 self.send_hello(now, address, Some(socket), remote);
             }
         }
@@ -91,7 +92,8 @@ impl Node {
     /// A socket was closed: every path on it is dead at once, and what used it is looked for elsewhere.
     // spec: paths, "When an interface goes away", Gateway
     pub fn remove_socket(&mut self, now: Now, id: LocalSocketId) {
-        if self.sockets.remove(&id).is_none() {
+        let spread = self.spread_socket_gone(now, id);
+        if self.sockets.remove(&id).is_none() && spread.is_empty() {
             return;
         }
         self.surface_generation += 1;
@@ -100,9 +102,8 @@ impl Node {
         self.lanes_gone(id);
         let mut lost: Vec<(Address, SocketAddr)> = Vec::new();
         for (&address, peer) in self.peers.iter_mut() {
-            let gone = peer.slots.iter().filter(|s| s.path.socket == id).map(|s| (address, s.path.remote));
-            lost.extend(gone);
-            peer.slots.retain(|s| s.path.socket != id);
+            let goes = |s: &Slot| s.path.socket == id || spread.contains(&s.path.socket);
+            lost.extend(peer.slots.extract_if(.., |s| goes(s)).map(|s| (address, s.path.remote)));
         }
         for &(address, remote) in &lost {
             let active = self.peers.get(address).is_some_and(|p| p.upstream || p.active(now.ms()));

@@ -105,7 +105,7 @@ impl Node {
 
     fn learn(&mut self, now: Now, path: Path, from: Address) {
         // Something was still on its way when the socket went.
-        if !self.sockets.contains_key(&path.socket) {
+        if !self.sockets.contains_key(&path.socket) && !self.spread_learns(path, from) {
             self.counters.path_refused += 1;
             return;
         }
@@ -119,6 +119,7 @@ impl Node {
         if let Some(slot) = peer.slot_mut(&path) {
             (slot.first, slot.port) = (first, port);
         }
+        self.spread_learned(now, path, from);
         self.path_changed(now, from);
     }
 
@@ -194,6 +195,8 @@ impl Node {
         if !full && crate::peer::takes_echo(peer.version) {
             self.send_echo(now, to, socket, remote, None);
             self.note_echo(now, to);
+        } else if let Some(own) = socket.filter(|s| self.spreads.is_adopted(*s)) {
+            self.send_hello(now, to, Some(own), remote);
         } else {
             self.send_hello(now, to, None, remote);
         }

@@ -76,6 +76,7 @@ mod replies;
 mod roots;
 mod send;
 mod settings;
+mod spread;
 mod status;
 mod surface;
 mod timers;
@@ -131,6 +132,7 @@ pub struct Node {
     proofs: proof::Proofs,
     introductions: relay::Introductions,
     rendezvous: rendezvous::Rendezvous,
+    spreads: spread::Spreads,
     watched: BTreeSet<Address>,
     warming: warm::Warming,
     networks: Networks,
@@ -171,6 +173,7 @@ impl Node {
             proofs: proof::Proofs::default(),
             introductions: relay::Introductions::default(),
             rendezvous: rendezvous::Rendezvous::default(),
+            spreads: spread::Spreads::default(),
             watched: BTreeSet::new(),
             warming: warm::Warming::new(),
             networks: Networks::new(),
@@ -204,7 +207,8 @@ impl Node {
         let ping = (!self.sockets.is_empty()).then_some(self.timers.next_ping_ms);
         let watch = (!self.watched.is_empty()).then_some(self.timers.next_watch_ms);
         let probe = self.rendezvous.next_probe_ms();
-        let sometimes = [ping, watch, probe, self.next_warm_ms()].into_iter().flatten();
+        let spread = self.spreads.next_ms();
+        let sometimes = [ping, watch, probe, spread, self.next_warm_ms()].into_iter().flatten();
         sometimes.chain([self.timers.next_tick_ms, self.networks.poll_timeout()]).min()
     }
 
@@ -224,6 +228,7 @@ impl Node {
     pub fn gauges(&self) -> Gauges {
         let [path_gates, identity_prefixes, error_gates] = self.gates.sizes();
         let [rendezvous_held, timed_probes, rendezvous_peers] = self.rendezvous.sizes();
+        let [spread_peers, spread_sockets] = self.spreads.sizes();
         Gauges {
             peers: self.peers.len(),
             cached_peers: self.cache.len(),
@@ -241,6 +246,8 @@ impl Node {
             rendezvous_held,
             timed_probes,
             rendezvous_peers,
+            spread_peers,
+            spread_sockets,
             path_gates,
             identity_prefixes,
             error_gates,
@@ -292,7 +299,10 @@ impl Node {
     /// as lossy as a network.
     fn output(&mut self, output: Output) {
         use Output::*;
-        let kept = matches!(output, Plan(_) | NetworkChanged(_) | Prove { .. });
+        let kept = matches!(
+            output,
+            Plan(_) | NetworkChanged(_) | Prove { .. } | OpenSockets { .. } | AdoptSocket { .. } | CloseSocket(_)
+        );
         if !kept && self.outputs.len() >= limits::OUTPUTS_MAX {
             self.counters.outputs_full += 1;
             return;

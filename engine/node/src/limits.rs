@@ -214,6 +214,48 @@ pub const PUSH_ON_CHANGE_PER_TICK: usize = 64;
 /// A cluster redirect waits this long for its target to answer. ms, ours.
 pub const REDIRECT_TIMEOUT_MS: u64 = 10_000;
 
+// Port spread. Ours; can be switched off.
+
+/// A peer gets an offer when frames to it have gone by a relay for this long. ms.
+pub const SPREAD_AFTER_MS: u64 = 1_500;
+/// And only if they still do: the latest is no older than this. ms.
+pub const SPREAD_IDLE_MS: u64 = 3_000;
+/// An offer is repeated if nothing was heard for this long. ms.
+pub const SPREAD_ANSWER_MS: u64 = 1_000;
+/// Offers to one peer before a pause.
+pub const SPREAD_OFFERS: usize = 3;
+/// The pause after offers without answer, and after a spread that reached nobody. ms.
+pub const SPREAD_PAUSE_MS: u64 = 300_000;
+/// The pause after one that did, and the least one before another offer of the same peer is taken up. ms.
+pub const SPREAD_REST_MS: u64 = 60_000;
+/// How long an upstream's word counts on where a peer can be met. ms; four introductions.
+pub const SPREAD_VOUCHED_MS: u64 = 4 * INTRODUCTION_GATE_MS;
+/// Sockets that one spread opens: a probe of any port out of 64512 finds one of them in 1 of 252 cases.
+pub const SPREAD_SOCKETS: u16 = 256;
+/// When each of them sends what opens its flow, and with which TTL: through one router, then through a carrier's too.
+/// ms after the start, hops.
+pub const SPREAD_JUNK: [(u64, u8); 2] = [(20, HOLE_PUNCH_TTL), (1_000, 4)];
+/// Ports probed in one spread: with so many flows open 98 of 100 find one.
+pub const SPREAD_PROBES_MAX: usize = 1_024;
+/// Probes at a time. With the next: 200 a second, and twice that in all.
+pub const SPREAD_BATCH: usize = 4;
+/// The time between them. ms.
+pub const SPREAD_BATCH_MS: u64 = 20;
+/// Flows that a router may have opened for others since its port was seen, where ports are counted on.
+pub const SPREAD_AHEAD: u16 = 64;
+/// A spread ends after this long. ms.
+pub const SPREAD_LIFE_MS: u64 = 10_000;
+/// Its other sockets stay so long after the first path, for what is on its way. ms.
+pub const SPREAD_GRACE_MS: u64 = 1_000;
+/// Sockets kept per spread: each side may have heard another one first.
+pub const SPREAD_KEPT: usize = 2;
+/// Spreads at a time, all towards different hosts.
+pub const SPREADS_MAX: usize = 2;
+/// Sockets kept in all.
+pub const SPREAD_ADOPTED_MAX: usize = 256;
+/// Relayed peers that are watched for needing one.
+pub const SPREAD_PEERS_MAX: usize = 1_024;
+
 // Surfaces.
 
 /// A report of how others see us is good for this long. ms, spec.

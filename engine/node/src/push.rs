@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use wire::endpoint::{self, Scope};
-use wire::message::PathRecord;
+use wire::message::{PathRecord, SpreadOffer};
 use wire::{Address, Now, Verb};
 
 use crate::Node;
@@ -67,8 +67,7 @@ impl Node {
     }
 
     fn pushes(&self, now_ms: u64) -> Vec<Vec<u8>> {
-        let records: Vec<PathRecord> =
-            self.reachable_at(now_ms).into_iter().map(|endpoint| PathRecord { flags: 0, endpoint }).collect();
+        let records: Vec<PathRecord> = self.reachable_at(now_ms).into_iter().map(PathRecord::to).collect();
         // An IPv6 record is 23 bytes; so many always fit.
         let per_packet = (PUSH_PACKET_MAX - 2) / 23;
         let payload = |records: &[PathRecord]| {
@@ -132,7 +131,10 @@ impl Node {
     pub(crate) fn push_received(&mut self, now: Now, from: Address, payload: &[u8]) -> Handled {
         let mut classes: BTreeMap<(Scope, bool), usize> = BTreeMap::new();
         for record in PathRecord::records(payload) {
-            let PathRecord { flags, endpoint } = record?;
+            let PathRecord { flags, extension, endpoint } = record?;
+            if let Some(offer) = SpreadOffer::parse(extension) {
+                self.spread_offered(now, from, endpoint, offer);
+            }
             if flags & PathRecord::FORGET != 0 {
                 // Nothing is forgotten on somebody's word; a probe not sent yet is saved.
                 self.rendezvous.cancel(from, endpoint);

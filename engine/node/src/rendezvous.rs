@@ -46,8 +46,8 @@ pub(crate) struct Rendezvous {
     held: Vec<Held>,
     /// In the order of their time.
     probes: Vec<TimedProbe>,
-    /// When each named peer was last met.
-    met: BTreeMap<Address, u64>,
+    /// When each named peer was last met, and where.
+    met: BTreeMap<Address, (u64, Path)>,
 }
 
 impl Rendezvous {
@@ -61,19 +61,25 @@ impl Rendezvous {
     }
 
     /// One introduction per named peer and two seconds.
-    fn pass(&mut self, peer: Address, now_ms: u64) -> bool {
-        let gated = |at: &u64| now_ms.saturating_sub(*at) < RENDEZVOUS_GATE_MS;
+    fn pass(&mut self, peer: Address, path: Path, now_ms: u64) -> bool {
+        let gated = |(at, _): &(u64, Path)| now_ms.saturating_sub(*at) < RENDEZVOUS_GATE_MS;
         if self.met.get(&peer).is_some_and(gated) {
             return false;
         }
         if self.met.len() >= RENDEZVOUS_PEERS_MAX {
-            self.met.retain(|_, at| gated(at));
+            self.met.retain(|_, met| gated(met));
         }
         if self.met.len() >= RENDEZVOUS_PEERS_MAX {
             return false;
         }
-        self.met.insert(peer, now_ms);
+        self.met.insert(peer, (now_ms, path));
         true
+    }
+
+    /// Where an upstream said lately that `peer` may be met.
+    pub(crate) fn met_at(&self, peer: Address, now_ms: u64) -> Option<Path> {
+        let lately = |(at, _): &&(u64, Path)| now_ms.saturating_sub(*at) < SPREAD_VOUCHED_MS;
+        self.met.get(&peer).filter(lately).map(|(_, path)| *path)
     }
 
     fn schedule(&mut self, probe: TimedProbe) -> bool {
@@ -124,7 +130,7 @@ impl Node {
             return Ok(Heard::YES);
         }
         let allowed = self.peers.get_mut(from).is_some_and(|p| p.rendezvous.take(PER_UPSTREAM, now.ms()));
-        if !allowed || !self.rendezvous.pass(named, now.ms()) {
+        if !allowed || !self.rendezvous.pass(named, path, now.ms()) {
             self.counters.rendezvous_over_rate += 1;
             return Ok(Heard::YES);
         }
@@ -178,7 +184,7 @@ impl Node {
     /// which we take to be like our own. A router without a filter towards the internet takes what comes before that for
     /// its own, and from then on gives the flow another port. Nothing is translated between private addresses and for
     /// IPv6, so nothing is waited for there.
-    fn opening_ms(&self, now: Now, remote: SocketAddr) -> u64 {
+    pub(crate) fn opening_ms(&self, now: Now, remote: SocketAddr) -> u64 {
         if remote.is_ipv6() || !matches!(endpoint::scope(remote.ip()), Scope::Global | Scope::PseudoPrivate) {
             return 0;
         }
@@ -242,19 +248,24 @@ impl Node {
 mod tests {
     use super::*;
 
+    const AT: Path = Path {
+        socket: LocalSocketId(1),
+        remote: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 1),
+    };
+
     #[test]
     fn timed_probes_and_remembered_peers_are_bounded_and_in_order() {
         let mut r = Rendezvous::default();
         for n in 0..5000u64 {
-            r.pass(Address::from_u64(n + 1), 0);
+            r.pass(Address::from_u64(n + 1), AT, 0);
             let at_ms = n % 7 * 100;
-            let remote = "192.0.2.1:1".parse().unwrap();
+            let remote = AT.remote;
             r.schedule(TimedProbe { at_ms, peer: Address::from_u64(1), socket: None, remote, since_ms: 0 });
         }
         assert_eq!(r.sizes(), [0, TIMED_PROBES_MAX, RENDEZVOUS_PEERS_MAX]);
         assert!(r.probes.is_sorted_by_key(|p| p.at_ms));
-        assert!(r.pass(Address::from_u64(9999), RENDEZVOUS_GATE_MS));
-        r.cancel(Address::from_u64(1), "192.0.2.1:1".parse().unwrap());
+        assert!(r.pass(Address::from_u64(9999), AT, RENDEZVOUS_GATE_MS));
+        r.cancel(Address::from_u64(1), AT.remote);
         assert_eq!(r.next_probe_ms(), None);
     }
 }

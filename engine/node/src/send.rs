@@ -119,6 +119,8 @@ impl Node {
             self.watch(now, way.owner);
             if way.owner == to {
                 self.want_lanes(now, to);
+            } else {
+                self.spread_wanted(now, to);
             }
         }
     }

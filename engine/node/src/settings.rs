@@ -55,6 +55,9 @@ pub struct Settings {
     /// Frames over a new direct path go by the relay as well. A peer that does not know repeated packets, as ZeroTierOne,
     /// delivers them twice.
     pub warm_up: WarmUp,
+    /// Agree with relayed peers on a port spread ([`crate::limits::SPREAD_PROBES_MAX`] probes of one host), if they
+    /// permit it too. To others on the way that may look like a port scan.
+    pub port_spread: bool,
     /// Encrypt with Salsa20/12-Poly1305, which every peer speaks, also to those that speak AES-GMAC-SIV.
     pub salsa_only: bool,
 }
@@ -69,6 +72,7 @@ impl Default for Settings {
             allow_loopback: false,
             fast_failover: true,
             warm_up: WarmUp::default(),
+            port_spread: true,
             salsa_only: false,
         }
     }

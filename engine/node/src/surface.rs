@@ -190,6 +190,15 @@ impl Surfaces {
         mapping
     }
 
+    /// How an upstream saw this socket last.
+    pub(crate) fn seen(&self, socket: LocalSocketId, now_ms: u64) -> Option<SocketAddr> {
+        let fresh = |k: &Key, r: &Report| {
+            k.path.socket == socket && r.upstream && now_ms.saturating_sub(r.at_ms) < SURFACE_TIMEOUT_MS
+        };
+        let seen = self.reports.iter().filter(|(k, r)| fresh(k, r));
+        seen.max_by_key(|(_, r)| r.at_ms).map(|(_, r)| r.surface)
+    }
+
     pub(crate) fn expire(&mut self, now_ms: u64) {
         self.reports.retain(|_, r| now_ms.saturating_sub(r.at_ms) < SURFACE_TIMEOUT_MS);
     }

@@ -46,6 +46,7 @@ impl Node {
         let now_ms = now.ms();
         self.fire_probes(now);
         self.end_warm_ups(now);
+        self.spread_step(now);
         if now_ms >= self.timers.next_watch_ms && !self.watched.is_empty() {
             self.watch_tick(now);
         }
@@ -78,6 +79,7 @@ impl Node {
         self.keep_peers_alive(now);
         self.push_after_change(now);
         self.lanes_tick(now);
+        self.close_spread_sockets();
         self.expire_proofs(now);
         self.prove_wanted(now);
         self.plan_all(now);
@@ -104,6 +106,7 @@ impl Node {
         self.surfaces.expire(now_ms);
         self.timers.lost_paths.retain(|(_, _, at)| now_ms.saturating_sub(*at) < LOST_PATHS_MS);
         self.narrowed.expire(now_ms);
+        self.spreads.forget_idle(now_ms);
         self.gates.expire(now_ms);
         self.introductions.expire(now_ms);
         self.authorised.expire(now_ms);

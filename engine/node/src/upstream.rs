@@ -282,6 +282,9 @@ impl Node {
 
     /// Somebody tells how they see us. // spec: paths, "Self-awareness"
     pub(crate) fn surface_reported(&mut self, now: Now, arrival: &Arrival, from: Address, surface: SocketAddr) {
+        if self.spreads.has(arrival.path.socket) {
+            return; // nobody else can reach us there
+        }
         let trust = match self.peers.get(from) {
             Some(peer) if peer.upstream => Reporter::Upstream,
             Some(peer) if peer.trusted(now.ms()) => Reporter::Trusted,

@@ -125,7 +125,7 @@ fn s06_an_active_peer_is_kept_alive_for_500_s_and_then_forgotten() {
 
 fn push(b: &mut Bench, from: Address, records: &[(u8, &str)]) {
     let records: Vec<PathRecord> =
-        records.iter().map(|(flags, e)| PathRecord { flags: *flags, endpoint: addr(e) }).collect();
+        records.iter().map(|(flags, e)| PathRecord { flags: *flags, ..PathRecord::to(addr(e)) }).collect();
     let mut payload = Vec::new();
     PathRecord::write_all(&records, &mut payload);
     b.receive(from, 5, AT_P, Verb::PushDirectPaths, &payload);

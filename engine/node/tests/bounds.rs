@@ -203,7 +203,7 @@ fn an_ok_from_another_address_is_challenged_with_a_cookie_that_must_come_back() 
 }
 
 fn push(b: &mut Bench, from: Address, socket: u64, endpoints: impl Iterator<Item = String>) {
-    let records: Vec<PathRecord> = endpoints.map(|e| PathRecord { flags: 0, endpoint: addr(&e) }).collect();
+    let records: Vec<PathRecord> = endpoints.map(|e| PathRecord::to(addr(&e))).collect();
     let mut payload = Vec::new();
     PathRecord::write_all(&records, &mut payload);
     b.receive(from, socket, AT_P, Verb::PushDirectPaths, &payload);

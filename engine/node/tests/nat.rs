@@ -6,6 +6,7 @@ mod lab;
 
 use lab::{Lab, network_with};
 use node::Event;
+use node::limits::*;
 use sim::{Link, NatKind, Ports, Realm, Unsolicited, World};
 
 /// What a leaf is behind.
@@ -89,15 +90,27 @@ fn round_trips(lab: &mut Lab) -> [Option<u64>; 2] {
     [lab.ping(0, 1, 7, 56, 1000), lab.ping(1, 0, 8, 56, 1000)]
 }
 
+const SEQUENTIAL: Behind = Behind::Nat(NatKind::symmetric(Ports::Sequential));
+const RANDOM: Behind = Behind::Nat(NatKind::symmetric(Ports::Random));
+const PORT_RESTRICTED: Behind = Behind::Nat(NatKind::port_restricted());
+
+fn is_symmetric(x: Behind) -> bool {
+    x == SEQUENTIAL || x == RANDOM
+}
+
 /// ZeroTier's exchange opens a pair unless one side's port is not to be foreseen and the other insists on it.
+fn exchange_opens(a: Behind, b: Behind) -> bool {
+    let insists = |x: Behind| x == PORT_RESTRICTED || is_symmetric(x);
+    !(is_symmetric(a) && insists(b) || is_symmetric(b) && insists(a))
+}
+
+/// A port spread opens the others unless neither port is to be foreseen, nor even where it would be sought.
 fn can_go_direct(a: Behind, b: Behind) -> bool {
-    let symmetric = |x: Behind| KINDS[4..].iter().any(|(_, k)| *k == x);
-    let insists = |x: Behind| x == Behind::Nat(NatKind::port_restricted()) || symmetric(x);
-    !(symmetric(a) && insists(b) || symmetric(b) && insists(a))
+    exchange_opens(a, b) || !is_symmetric(a) || !is_symmetric(b) || (a == SEQUENTIAL && b == SEQUENTIAL)
 }
 
 #[test]
-fn every_pair_that_zerotiers_exchange_can_open_goes_direct_and_every_other_stays_relayed() {
+fn every_pair_goes_direct_unless_both_are_symmetric_and_one_has_random_ports() {
     println!("{:<24}{:<24}{:<9}{:>6}", "begins", "with", "way", "ms");
     let mut wrong = Vec::new();
     for (name_a, a) in KINDS {
@@ -208,7 +221,7 @@ fn pairs_go_direct_over_ways_that_lose_and_disorder_whoever_is_nearer_to_the_roo
     let bad = Link { jitter_us: 20_000, loss_ppm: 50_000, reorder_ppm: 50_000, ..Link::delay_ms(20) };
     let pairs = KINDS.iter().flat_map(|a| KINDS.iter().map(move |b| (a, b)));
     let mut took: Vec<u64> = Vec::new();
-    for (seed, ((name_a, a), (name_b, b))) in (1..).zip(pairs).filter(|(_, (a, b))| can_go_direct(a.1, b.1)) {
+    for (seed, ((name_a, a), (name_b, b))) in (1..).zip(pairs).filter(|(_, (a, b))| exchange_opens(a.1, b.1)) {
         for root_ms in [[5, 80], [80, 5]] {
             let mut lab = pair(seed, [*a, *b]);
             lab.world.set_default_link(bad);
@@ -222,4 +235,120 @@ fn pairs_go_direct_over_ways_that_lose_and_disorder_whoever_is_nearer_to_the_roo
     }
     took.sort();
     println!("{} pairs, median {} ms, worst {} ms", took.len(), took[took.len() / 2], took[took.len() - 1]);
+}
+
+/// Runs of one pair with a seed each: milliseconds from the first frame to direct both ways, of those that got there in
+/// 10 s.
+fn spread_times(behind: [Behind; 2]) -> Vec<u64> {
+    let runs = 1..=SPREAD_RUNS;
+    let mut times: Vec<u64> =
+        runs.filter_map(|seed| meet(&mut pair(seed, behind)).filter(|ms| *ms <= 10_000)).collect();
+    times.sort();
+    times
+}
+
+/// Seeds per pair.
+const SPREAD_RUNS: u64 = 20;
+
+#[test]
+fn symmetric_and_port_restricted_meet_by_a_port_spread_in_nine_of_ten_runs_within_ten_seconds() {
+    for symmetric in [SEQUENTIAL, RANDOM] {
+        for pair in [[symmetric, PORT_RESTRICTED], [PORT_RESTRICTED, symmetric]] {
+            let times = spread_times(pair);
+            let [begins, with] = pair.map(|x| KINDS.iter().find(|(_, k)| *k == x).unwrap().0);
+            println!("{begins} with {with}: {} of {SPREAD_RUNS}, {:?} ms", times.len(), times);
+            assert!(times.len() as u64 * 10 >= SPREAD_RUNS * 9, "{begins} with {with}");
+        }
+    }
+}
+
+#[test]
+fn two_symmetric_sides_are_tried_and_those_that_count_meet() {
+    for pair in [[SEQUENTIAL, SEQUENTIAL], [SEQUENTIAL, RANDOM], [RANDOM, SEQUENTIAL], [RANDOM, RANDOM]] {
+        let times = spread_times(pair);
+        let [begins, with] = pair.map(|x| KINDS.iter().find(|(_, k)| *k == x).unwrap().0);
+        println!("{begins} with {with}: {} of {SPREAD_RUNS}, {:?} ms", times.len(), times);
+        if pair == [SEQUENTIAL, SEQUENTIAL] {
+            assert!(times.len() as u64 * 10 >= SPREAD_RUNS * 9);
+        }
+    }
+}
+
+#[test]
+fn a_spread_that_reaches_nobody_stays_within_its_probes_closes_its_sockets_and_rests_for_minutes() {
+    let mut lab = pair(1, [RANDOM, RANDOM]);
+    assert_eq!(meet(&mut lab), None);
+    let minutes = |lab: &mut Lab, minutes: u64| {
+        let stacks = [lab.stack(0), lab.stack(1)];
+        for number in 0..minutes * 60 {
+            let ping = sim::icmp_echo(stacks[0], stacks[1], number as u16, 56);
+            lab.world.tap(lab.leaves[0], lab.network, &ping);
+            lab.world.run_ms(1000);
+        }
+    };
+    let check = |lab: &Lab, spreads: u64| {
+        for leaf in [0, 1] {
+            let node = &lab.world.host(lab.leaves[leaf]).node;
+            let counters = node.counters();
+            assert_eq!((counters.spreads, counters.spread_successes), (spreads, 0));
+            assert!(counters.spread_probes <= spreads * SPREAD_PROBES_MAX as u64);
+            assert_eq!(node.gauges().spread_sockets, 0);
+            assert_eq!(lab.world.host(lab.leaves[leaf]).sockets.len(), 1);
+        }
+    };
+    check(&lab, 1);
+    minutes(&mut lab, 4);
+    check(&lab, 1);
+    minutes(&mut lab, 2);
+    check(&lab, 2);
+}
+
+#[test]
+fn who_has_spreads_switched_off_gets_none_and_sends_none_and_the_other_gives_up() {
+    for off in [0, 1] {
+        let mut lab = pair(1, [RANDOM, PORT_RESTRICTED]);
+        let settings = node::Settings { port_spread: false, ..node::Settings::default() };
+        lab.world.with(lab.leaves[off], |node, now| node.set_settings(now, settings));
+        assert_eq!(meet(&mut lab), None);
+        for leaf in [0, 1] {
+            let node = &lab.world.host(lab.leaves[leaf]).node;
+            let (counters, gauges) = (node.counters(), node.gauges());
+            assert_eq!((counters.spreads, counters.spread_probes, gauges.spread_sockets), (0, 0, 0));
+            let offers = if leaf == off { 0 } else { SPREAD_OFFERS as u64 };
+            assert_eq!((counters.spread_offers, counters.spread_refused), (offers, SPREAD_OFFERS as u64 - offers));
+        }
+    }
+}
+
+#[test]
+fn a_blacklisted_host_is_never_spread_to() {
+    let mut lab = pair(1, [RANDOM, PORT_RESTRICTED]);
+    let homes = node::PhysicalNetwork {
+        prefix: "44.0.1.0/24".parse().unwrap(),
+        blacklist: true,
+        trusted_path_id: 0,
+        mtu: None,
+    };
+    let settings = node::Settings { physical: vec![homes], ..node::Settings::default() };
+    lab.world.with(lab.leaves[1], |node, now| node.set_settings(now, settings));
+    assert_eq!(meet(&mut lab), None);
+    for leaf in [0, 1] {
+        assert_eq!(lab.world.host(lab.leaves[leaf]).node.counters().spread_probes, 0);
+    }
+}
+
+#[test]
+fn the_socket_that_met_its_peer_is_kept_alone_carries_what_follows_and_goes_with_its_link() {
+    let mut lab = pair(1, [RANDOM, PORT_RESTRICTED]);
+    meet(&mut lab).unwrap();
+    lab.world.run_ms(2 * SPREAD_GRACE_MS);
+    let kept = |lab: &Lab| lab.world.host(lab.leaves[0]).node.gauges().spread_sockets;
+    assert!((1..=SPREAD_KEPT).contains(&kept(&lab)));
+    lab.world.run_ms(120_000);
+    assert_eq!(round_trips(&mut lab), [Some(24); 2], "kept alive from that socket");
+    let pushed_at = lab.world.host(lab.leaves[0]).node.surfaces(lab.world.now()).0;
+    assert_eq!(pushed_at.len(), 1, "nobody is told of it");
+    let link = *lab.world.host(lab.leaves[0]).sockets.keys().next().unwrap();
+    lab.world.remove_socket(lab.leaves[0], link);
+    assert_eq!((kept(&lab), lab.world.host(lab.leaves[0]).sockets.len()), (0, 0));
 }

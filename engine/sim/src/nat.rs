@@ -10,9 +10,9 @@ use rand::Rng;
 /// Ports that are given out begin here.
 const PORTS_FROM: u16 = 1024;
 /// Mappings of one router, unless told otherwise.
-const MAPPINGS_MAX: usize = 1024;
+const MAPPINGS_MAX: usize = 4096;
 /// Remotes that one mapping knows to have been sent to.
-const REMOTES_MAX: usize = 256;
+const REMOTES_MAX: usize = 2048;
 /// Flows towards the router itself that are remembered.
 const OWN_FLOWS_MAX: usize = 1024;
 /// How long a mapping lives after the last datagram out, unless told otherwise. us
@@ -147,6 +147,8 @@ pub struct Nat {
     ports: BTreeMap<(SocketAddr, Option<SocketAddr>), u16>,
     /// Flows that the router took for its own, and until when.
     own: BTreeMap<(u16, SocketAddr), u64>,
+    /// Nothing ends before.
+    next_end_us: u64,
     next_port: u16,
     drops: NatDrops,
 }
@@ -156,7 +158,7 @@ impl Nat {
     pub fn new(kind: NatKind, external: IpAddr, rng: &mut impl Rng) -> Nat {
         let next_port = any_port(rng);
         let (mapped, ports, own) = Default::default();
-        Nat { kind, external, mapped, ports, own, next_port, drops: NatDrops::default() }
+        Nat { kind, external, mapped, ports, own, next_end_us: 0, next_port, drops: NatDrops::default() }
     }
 
     /// Its address outside.
@@ -277,16 +279,27 @@ impl Nat {
     }
 
     fn expire(&mut self, now_us: u64) {
+        if now_us < self.next_end_us {
+            return;
+        }
+        // What begins from now on ends no earlier than that.
+        let mut next_us = now_us + self.kind.timeout_us;
+        let mut lives = |until_us: u64| {
+            let lives = until_us > now_us;
+            next_us = if lives { next_us.min(until_us) } else { next_us };
+            lives
+        };
         let ports = &mut self.ports;
         self.mapped.retain(|_, mapped| {
-            mapped.remotes.retain(|_, until_us| *until_us > now_us);
-            let lives = mapped.until_us > now_us;
-            if !lives {
+            mapped.remotes.retain(|_, until_us| lives(*until_us));
+            let stays = lives(mapped.until_us);
+            if !stays {
                 ports.remove(&(mapped.inner, mapped.only));
             }
-            lives
+            stays
         });
-        self.own.retain(|_, until_us| *until_us > now_us);
+        self.own.retain(|_, until_us| lives(*until_us));
+        self.next_end_us = next_us;
     }
 }
 
@@ -429,8 +442,8 @@ mod tests {
         assert_eq!((given, nat.0.mappings(), nat.0.drops().full), (3, 3, 7));
         assert_eq!(nat.out(INNER, "44.1.1.1:1"), first);
         let mut cone = Box::new(NatKind::full_cone());
-        let given = (1..=1000).filter(|n| cone.out_at(0, INNER, &format!("44.1.1.1:{n}")).is_some()).count();
-        assert_eq!((given, cone.0.drops().full), (REMOTES_MAX, 1000 - REMOTES_MAX as u64));
+        let given = (1..=3000).filter(|n| cone.out_at(0, INNER, &format!("44.1.1.1:{n}")).is_some()).count();
+        assert_eq!((given, cone.0.drops().full), (REMOTES_MAX, 3000 - REMOTES_MAX as u64));
     }
 
     #[test]

@@ -22,6 +22,8 @@ const PROOF: Duration = Duration::from_millis(25);
 const ROUTERS: u8 = 5;
 /// Ways with a rate whose queues are known at a time; a datagram that needs one more is lost.
 const QUEUES_MAX: usize = 65_536;
+/// Sockets that a node asks for get ports from here on.
+const FURTHER_PORTS: u16 = 40_000;
 /// TTL of datagrams that ask for none.
 const USUAL_TTL: u8 = 64;
 
@@ -222,9 +224,7 @@ impl World {
 
     /// Takes a socket away, as when its interface goes down.
     pub fn remove_socket(&mut self, host: HostId, id: LocalSocketId) {
-        if let (Some(local), Some(realm)) = (self.hosts[host.0].sockets.remove(&id), self.realms.remove(&id)) {
-            self.addresses.remove(&(realm, local));
-        }
+        self.close_socket(host, id);
         self.with(host, |node, now| node.remove_socket(now, id));
     }
 
@@ -378,9 +378,34 @@ impl World {
             Output::Store(key, None) => {
                 host.stored.remove(&key);
             }
+            Output::OpenSockets { beside, count, ticket } => self.open_sockets(id, beside, count, ticket),
+            Output::CloseSocket(socket) => self.close_socket(id, socket),
+            Output::AdoptSocket { .. } => {}
             Output::Event(event) => host.events.push((self.now.ms(), event)),
             Output::Plan(change) => host.plan.push(change),
             Output::NetworkChanged(_) => {}
+        }
+    }
+
+    /// Opens sockets beside another one, each on the next port that is free.
+    fn open_sockets(&mut self, id: HostId, beside: LocalSocketId, count: u16, ticket: u64) {
+        let host = &mut self.hosts[id.0];
+        let (Some(&realm), Some(&first)) = (self.realms.get(&beside), host.sockets.get(&beside)) else { return };
+        let ports = (FURTHER_PORTS..=u16::MAX).map(|port| SocketAddr::new(first.ip(), port));
+        let free: Vec<_> = ports.filter(|l| !self.addresses.contains_key(&(realm, *l))).take(count.into()).collect();
+        for local in free {
+            self.serial += 1;
+            let socket = LocalSocketId(self.serial);
+            self.addresses.insert((realm, local), (id, socket));
+            self.realms.insert(socket, realm);
+            host.sockets.insert(socket, local);
+            host.node.add_spread_socket(ticket, socket);
+        }
+    }
+
+    fn close_socket(&mut self, id: HostId, socket: LocalSocketId) {
+        if let (Some(local), Some(realm)) = (self.hosts[id.0].sockets.remove(&socket), self.realms.remove(&socket)) {
+            self.addresses.remove(&(realm, local));
         }
     }
 

@@ -508,7 +508,7 @@ proptest! {
 
     #[test]
     fn complete_paths_count_before_a_missing_one(paths in vec((any::<u8>(), endpoint()), 1..30), cut in 0usize..40) {
-        let paths: Vec<_> = paths.into_iter().map(|(flags, endpoint)| PathRecord { flags, endpoint }).collect();
+        let paths: Vec<_> = paths.into_iter().map(|(flags, endpoint)| PathRecord { flags, ..PathRecord::to(endpoint) }).collect();
         let bytes = written(|out| PathRecord::write_all(&paths, out));
         prop_assert_eq!(bytes.len(), 2 + paths.iter().map(PathRecord::len_on_wire).sum::<usize>());
         let kept = &bytes[..bytes.len() - cut.min(bytes.len())];

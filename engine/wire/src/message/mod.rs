@@ -26,7 +26,7 @@ pub use frame::{ExtFrame, Frame, FrameCopy};
 pub use hello::{Hello, HelloTail, Version, WorldRevision};
 pub use multicast::{Gather, Gathered, Like, LikeRecords, MulticastFrame};
 pub use ok::{OkExtFrame, OkGather, OkHello, OkMessage, OkMulticastFrame, OkNetworkConfig, OkWhois};
-pub use push_paths::{PathRecord, PathRecords};
+pub use push_paths::{PathRecord, PathRecords, SpreadNat, SpreadOffer};
 pub use qos::{Ack, PathNegotiation, QosMeasurement, QosRecord};
 pub use rendezvous::Rendezvous;
 pub use user::{RemoteTrace, UserMessage};
