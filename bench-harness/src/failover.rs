@@ -16,8 +16,10 @@ use crate::{Error, IoContext, Result, machine};
 const PORT: u16 = 5700;
 const BYTES: usize = 1000;
 const EVERY: Duration = Duration::from_millis(1);
-/// How long the stream runs before the failure.
+/// How long the stream runs before the failure, once every path is there.
 const BEFORE: Duration = Duration::from_millis(3000);
+/// Addresses are pushed once in 15 s.
+const SECOND_LIMIT: Duration = Duration::from_secs(20);
 /// What comes later than this after the last datagram was sent counts as lost.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -221,10 +223,13 @@ fn one(homes: &Homes, case: Case, options: &Options) -> Result<Run> {
             s.spawn(move || send(socket, at(1 - i), sent, silent));
         }
         let mut fail = || -> Result<(Duration, Option<f64>)> {
-            std::thread::sleep(BEFORE);
-            if setup.second && (world.paths(0)? < 2 || world.paths(1)? < 2) {
-                return Err(Error::Unusable("the second uplink brought no second path".into()));
+            while setup.second && (world.paths(0)? < 2 || world.paths(1)? < 2) {
+                if start.elapsed() > SECOND_LIMIT || lab::interrupted() {
+                    return Err(Error::Unusable("the second uplink brought no second path".into()));
+                }
+                std::thread::sleep(Duration::from_millis(200));
             }
+            std::thread::sleep(BEFORE);
             let from = start.elapsed();
             case.happen(&mut world)?;
             let (happened, mut without) = (Instant::now(), None);
