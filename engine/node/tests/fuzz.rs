@@ -29,6 +29,8 @@ fn within_bounds(g: &Gauges) {
         (g.rendezvous_held, RENDEZVOUS_HELD_MAX),
         (g.timed_probes, TIMED_PROBES_MAX),
         (g.rendezvous_peers, RENDEZVOUS_PEERS_MAX),
+        (g.spread_peers, SPREAD_PEERS_MAX),
+        (g.spread_sockets, SPREADS_MAX * usize::from(SPREAD_SOCKETS) + SPREAD_ADOPTED_MAX),
         (g.path_gates, PATH_GATES_MAX),
         (g.identity_prefixes, IDENTITY_PREFIXES_MAX),
         (g.error_gates, ERROR_GATE_MAX),
