@@ -112,6 +112,24 @@ pub struct UpArgs {
     /// [default: warmUp of local.conf, else off]
     #[arg(long, value_name = "FRAMES,MSms", value_parser = crate::local_conf::warm_up)]
     pub warm_up: Option<node::WarmUp>,
+    /// Second UDP port, beside the first: one more chance to get through a NAT; 0 picks a free one, and another one after
+    /// two minutes without a root [default: secondaryPort of local.conf, else 0]
+    #[arg(long, value_name = "PORT")]
+    pub secondary_port: Option<u16>,
+    /// Third UDP port, the one that routers are asked to map (PCP, NAT-PMP, UPnP); 0 picks a free one
+    /// [default: tertiaryPort of local.conf, else 0]
+    #[arg(long, value_name = "PORT")]
+    pub tertiary_port: Option<u16>,
+    /// No second port [default: there is one, unless allowSecondaryPort of local.conf is false]
+    #[arg(long, conflicts_with = "secondary_port")]
+    pub no_secondary_port: bool,
+    /// No third port, and ask no router for anything [default: ask, unless portMappingEnabled of local.conf is false]
+    #[arg(long, conflicts_with = "tertiary_port")]
+    pub no_port_mapping: bool,
+    /// Use this network interface; repeatable. One that is not there is used when it appears [default: interfaces of
+    /// local.conf, else all but loopback, tunnels and overlays]
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
     /// System calls that carry packets: io-uring, mmsg (recvmmsg, sendmmsg, epoll; costs more CPU), or auto, which is
     /// io-uring where the kernel has it and allows it [default: io of local.conf, else auto]
     #[arg(long, value_name = "auto|io-uring|mmsg", value_parser = backend)]
@@ -731,6 +749,8 @@ mod tests {
     fn every_command_of_the_manual_parses() {
         for line in [
             "hawser up --home /x --port 0 --shards 2 --no-mss-clamp --allow-loopback",
+            "hawser up --secondary-port 0 --tertiary-port 40000 --interface eth0 --interface wwan0",
+            "hawser up --no-secondary-port --no-port-mapping",
             "hawser status",
             "hawser peers --json",
             "hawser peers b9fd86978b",

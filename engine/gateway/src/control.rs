@@ -7,7 +7,7 @@ mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,10 +24,11 @@ use wire::{Address, Mac, MulticastGroup, NetworkId, Now, SecretIdentity};
 use crate::api::{Gate, Pending};
 use crate::dataplane::{DataPlane, FromShard};
 use crate::home::{Home, PUBLIC, signer_file};
-use crate::links::{Filter, Link, LinkChange, Links, MAX_LINKS};
+use crate::links::{self, Filter, Link, LinkChange, Links, MAX_LINKS, Ports};
 use crate::local_conf::LocalConf;
 use crate::netlink::{Interface, InterfaceAddress};
 use crate::network_conf::NetworkConf;
+use crate::portmap::{self, Mapped, Mapper};
 use crate::proof::Prover;
 use crate::spread::SpreadSockets;
 use crate::taps::{Desired, Order, PortError, Report};
@@ -45,6 +46,8 @@ pub const MAX_HELD_FRAMES: usize = 64;
 const CONF_CHECK_MS: u64 = 10_000;
 /// How often old files of cached peers are removed.
 const SWEEP_MS: u64 = 3_600_000;
+/// A node without roots for this long tries another secondary port. // spec: paths, "Sockets and ports"
+const REDRAW_MS: u64 = 120_000;
 /// How long the end of the program waits for the TAPs to be cleared.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -102,6 +105,12 @@ pub struct Control {
     next_sweep_ms: u64,
     links: Links,
     spread: SpreadSockets,
+    /// Interfaces that the operator names and that are not there.
+    missing: BTreeSet<String>,
+    /// When another secondary port is drawn, unless a root answers before.
+    redraw_at_ms: Option<u64>,
+    /// Where routers let others reach our sockets.
+    mapped: BTreeMap<LocalSocketId, Mapped>,
     networks: BTreeMap<NetworkId, Port>,
     /// Networks whose TAP is to be looked at.
     dirty: BTreeSet<NetworkId>,
@@ -126,6 +135,8 @@ pub struct Inbox {
     pub asks: mpsc::Receiver<Pending>,
     /// From the proof worker.
     pub verdicts: mpsc::Receiver<(u64, bool)>,
+    /// From the port mapper.
+    pub mappings: mpsc::Receiver<portmap::Report>,
 }
 
 /// What is made before the control thread's loop begins.
@@ -152,8 +163,14 @@ pub struct Parts {
     pub relay_server: Option<RelayServer>,
     /// Who may use the API.
     pub gate: Arc<Gate>,
-    /// Port in use.
-    pub port: u16,
+    /// Ports in use at start.
+    pub ports: Ports,
+    /// Another secondary port may be drawn.
+    pub redraw: bool,
+    /// Interfaces named on the command line, which count more than those in the settings.
+    pub interfaces: Vec<String>,
+    /// The port mapper, unless nothing is to be mapped.
+    pub mapper: Option<Mapper>,
     /// Packet threads.
     pub shards: usize,
     /// Each but the first has sockets of its own beside the common ones.
@@ -253,6 +270,15 @@ fn shard_update(own: Address, change: PlanChange) -> Update {
     }
 }
 
+/// Which addresses are links, by settings and command line.
+fn filter_of(parts: &Parts) -> Filter {
+    let mut filter = Filter::new(&parts.conf, parts.allow_loopback);
+    if !parts.interfaces.is_empty() {
+        filter.interfaces = parts.interfaces.clone();
+    }
+    filter
+}
+
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -264,12 +290,15 @@ impl Control {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Control {
         Control {
-            filter: Filter::new(&parts.conf, parts.allow_loopback),
+            filter: filter_of(&parts),
             fallback: Control::fallback_of(&parts),
             next_conf_check_ms: parts.clock.now().ms() + CONF_CHECK_MS,
             next_sweep_ms: parts.clock.now().ms(),
-            links: Links::new(parts.port, parts.shards, parts.lanes),
+            links: Links::new(parts.ports, parts.shards, parts.lanes),
             spread: SpreadSockets::default(),
+            missing: BTreeSet::new(),
+            redraw_at_ms: parts.redraw.then(|| parts.clock.now().ms() + REDRAW_MS),
+            mapped: BTreeMap::new(),
             p: parts,
             networks: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -331,6 +360,10 @@ impl Control {
                     self.p.node.handle_proof(self.p.clock.now(), ticket, valid);
                     Step::Go
                 }
+                Some(report) = inbox.mappings.recv() => {
+                    self.mapper_says(report);
+                    Step::Go
+                }
                 () = tokio::time::sleep_until(due) => Step::Go,
                 _ = terminate.recv() => Step::Stop,
                 _ = interrupt.recv() => Step::Stop,
@@ -361,6 +394,9 @@ impl Control {
         if self.p.orders.send(Order::Stop(done)).await.is_ok() {
             let _ = tokio::time::timeout(STOP_LIMIT, cleared).await;
         }
+        if let Some(mapper) = self.p.mapper.take() {
+            mapper.stop().await;
+        }
         self.p.dataplane.stop();
         self.p.writer.remove(self.p.home.pid());
         if !self.p.writer.flush().await {
@@ -370,7 +406,7 @@ impl Control {
 
     fn next_due_ms(&self) -> u64 {
         let (node, controller) = (self.p.node.poll_timeout(), self.p.controller.poll_timeout());
-        let due = [node, controller, self.links.next_retry_ms(), self.fallback.next_due_ms()];
+        let due = [node, controller, self.links.next_retry_ms(), self.fallback.next_due_ms(), self.redraw_at_ms];
         due.into_iter().flatten().fold(self.next_conf_check_ms.min(self.next_sweep_ms), u64::min)
     }
 
@@ -387,6 +423,9 @@ impl Control {
         }
         if is_due(self.fallback.next_due_ms()) {
             self.look_at_fallback(now);
+        }
+        if is_due(self.redraw_at_ms) {
+            self.redraw_secondary(now);
         }
         if is_due(Some(self.next_conf_check_ms)) {
             self.next_conf_check_ms = now.ms() + CONF_CHECK_MS;
@@ -424,8 +463,8 @@ impl Control {
         info!("local.conf read again");
         self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback, self.p.port_spread, self.p.failover));
         self.p.gate.allow_from(conf.settings.allow_management_from.clone());
-        self.filter = Filter::new(&conf, self.p.allow_loopback);
         self.p.conf = conf;
+        self.filter = filter_of(&self.p);
         self.set_mss_clamp();
         self.set_fallback(now);
         self.bind_links(now);
@@ -605,13 +644,74 @@ impl Control {
         };
         warn!(link = link.name, address = to_text(link.local), "link lost: {error}; tried again later");
         self.close_link(now, &link);
+        self.map_ports();
     }
 
     fn close_link(&mut self, now: Now, link: &Link) {
-        for id in link.lanes.iter().map(|lane| lane.id).chain([link.id]) {
+        for id in link.sockets() {
             self.p.dataplane.remove_socket(shard_socket(id));
         }
-        self.p.node.remove_socket(now, link.id);
+        for (id, _) in link.endpoints() {
+            self.mapped.remove(&id);
+            self.p.node.remove_socket(now, id);
+        }
+    }
+
+    /// No root answers: another secondary port may get through where the old one does not.
+    fn redraw_secondary(&mut self, now: Now) {
+        self.redraw_at_ms = Some(now.ms() + REDRAW_MS);
+        let Some(number) = links::draw_port() else { return };
+        info!(port = number, "offline: another secondary port");
+        for redrawn in self.links.redraw_secondary(number) {
+            if let Some(old) = redrawn.old {
+                self.p.dataplane.remove_socket(shard_socket(old));
+                self.p.node.remove_socket(now, old);
+            }
+            if let Some((further, sockets)) = redrawn.new {
+                self.add_further(now, &redrawn.link, further, sockets);
+            }
+        }
+    }
+
+    fn add_further(&mut self, now: Now, link: &Link, further: links::Further, sockets: Vec<UdpSocket>) {
+        let local = SocketAddr::new(link.local.ip(), further.number);
+        self.p.dataplane.add_socket(shard_socket(further.id), sockets);
+        let socket = node::Socket { id: further.id, local, link: link.name.clone(), port: further.port };
+        self.p.node.add_socket(now, socket);
+    }
+
+    fn mapper_says(&mut self, report: portmap::Report) {
+        // It may speak of a link that is gone meanwhile.
+        let mapped = report.mapped.filter(|_| self.links.get(report.socket).is_some());
+        match mapped {
+            Some(mapped) => self.mapped.insert(report.socket, mapped),
+            None => self.mapped.remove(&report.socket),
+        };
+        self.p.node.set_mapped(report.socket, mapped.map(|m| m.external));
+    }
+
+    /// Has the tertiary port of every link mapped.
+    fn map_ports(&mut self) {
+        let Some(mapper) = &mut self.p.mapper else { return };
+        let tertiary = |link: &Link| {
+            let further = link.further.iter().find(|f| f.port == node::Port::Tertiary)?;
+            let local = SocketAddr::new(link.local.ip(), further.number);
+            Some(portmap::Wanted { socket: further.id, local, link: link.name.clone() })
+        };
+        let wanted: Vec<portmap::Wanted> = self.links.iter().filter_map(tertiary).collect();
+        mapper.want(&wanted);
+    }
+
+    /// Says which interfaces the operator waits for, once.
+    fn look_for_missing(&mut self) {
+        if self.interfaces.is_empty() {
+            return; // not read yet
+        }
+        let missing = self.filter.missing(&self.interfaces);
+        for name in missing.difference(&self.missing) {
+            warn!(interface = name, "there is no such interface; it is used when it appears");
+        }
+        self.missing = missing;
     }
 
     fn taps_say(&mut self, now: Now, report: Report) {
@@ -664,21 +764,25 @@ impl Control {
         if self.fallback.settings().force {
             wanted.clear();
         }
+        self.look_for_missing();
         for change in self.links.reconcile(now.ms(), &wanted) {
             match change {
-                LinkChange::Opened(link, sockets, lane_sockets) => {
+                LinkChange::Opened(link, sockets) => {
                     info!(link = link.name, address = to_text(link.local), "link up");
-                    self.p.dataplane.add_socket(shard_socket(link.id), sockets);
-                    self.p.node.add_socket(
-                        now,
-                        node::Socket { id: link.id, local: link.local, link: link.name, port: node::Port::Primary },
-                    );
-                    for (lane, socket) in link.lanes.iter().zip(lane_sockets) {
+                    self.p.dataplane.add_socket(shard_socket(link.id), sockets.primary);
+                    let (id, local, name) = (link.id, link.local, link.name.clone());
+                    self.p.node.add_socket(now, node::Socket { id, local, link: name, port: node::Port::Primary });
+                    for (further, sockets) in link.further.iter().zip(sockets.further) {
+                        debug!(port = further.number, "{:?} port", further.port);
+                        self.add_further(now, &link, *further, sockets);
+                    }
+                    for (lane, socket) in link.lanes.iter().zip(sockets.lanes) {
                         debug!(port = lane.port, shard = lane.shard, "lane");
                         self.p.dataplane.add_lane(shard_socket(lane.id), lane.shard, socket);
                         self.p.node.add_lane(link.id, lane.shard, lane.id);
                     }
                 }
+                LinkChange::Added(link, further, sockets) => self.add_further(now, &link, further, sockets),
                 LinkChange::Closed(link) => {
                     info!(link = link.name, address = to_text(link.local), "link gone");
                     self.close_link(now, &link);
@@ -691,6 +795,7 @@ impl Control {
                 }
             }
         }
+        self.map_ports();
     }
 
     /// Addresses that networks gave us.
@@ -801,6 +906,8 @@ impl Control {
             }
         }
         if matches!(event, Online | Offline) {
+            let offline = *event == Offline && self.p.redraw;
+            self.redraw_at_ms = offline.then(|| self.p.clock.now().ms() + REDRAW_MS);
             self.dirty.extend(self.networks.keys());
         }
     }

@@ -22,9 +22,10 @@ use crate::cli::UpArgs;
 use crate::control::{Clock, Control, FailoverArgs, FallbackArgs, Inbox, Parts, node_settings};
 use crate::dataplane::{self, DataPlane};
 use crate::home::{DEFAULT_PORT, Home, HomeError, Loaded, PUBLIC};
-use crate::links;
+use crate::links::{self, Ports};
 use crate::local_conf::{ConfError, LocalConf};
 use crate::netlink::Netlink;
+use crate::portmap::Mapper;
 use crate::proof::Prover;
 use crate::store::{StateStore, StdStore, UringStore};
 use crate::taps::{self, MAX_PENDING_ORDERS, MAX_PENDING_REPORTS, Taps};
@@ -87,6 +88,7 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     let home = &Home::new(fs::canonicalize(home.root()).map_err(system("find the home"))?);
     let wanted = args.port.or(conf.settings.primary_port).unwrap_or(DEFAULT_PORT);
     let port = links::choose_port(wanted).map_err(|source| UpError::Port { port: wanted, source })?;
+    let ports = choose_ports(port, args, &conf);
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.map_or(cores, usize::from).clamp(1, MAX_SHARDS);
     let wanted = args.io.or(conf.settings.io).unwrap_or_default();
@@ -101,10 +103,24 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
         Backend::Mmsg => {
             let plain = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let plain = plain.map_err(system("start the control thread's loop"))?;
-            LocalSet::new().block_on(&plain, up(home, args, conf, loaded, port, (shards, io), StdStore))
+            LocalSet::new().block_on(&plain, up(home, args, conf, loaded, ports, (shards, io), StdStore))
         }
-        _ => tokio_uring::start(up(home, args, conf, loaded, port, (shards, io), UringStore)),
+        _ => tokio_uring::start(up(home, args, conf, loaded, ports, (shards, io), UringStore)),
     }
+}
+
+/// The ports beside the primary one: as asked for, or random.
+fn choose_ports(primary: u16, args: &UpArgs, conf: &LocalConf) -> Ports {
+    let conf = &conf.settings;
+    let fixed = |port: Option<u16>| port.filter(|port| *port != 0);
+    let secondary = !args.no_secondary_port && (args.secondary_port.is_some() || !conf.no_secondary_port);
+    let tertiary = !args.no_port_mapping && (args.tertiary_port.is_some() || !conf.no_port_mapping);
+    let choose = |on: bool, asked: Option<u16>, set: Option<u16>| {
+        on.then(|| fixed(asked.or(set)).or_else(links::draw_port)).flatten().filter(|port| *port != primary)
+    };
+    let secondary = choose(secondary, args.secondary_port, conf.secondary_port);
+    let tertiary = choose(tertiary, args.tertiary_port, conf.tertiary_port).filter(|port| Some(*port) != secondary);
+    Ports { primary, secondary, tertiary }
 }
 
 fn start_logging() {
@@ -184,7 +200,7 @@ async fn up<S: StateStore + 'static>(
     args: UpArgs,
     (conf, conf_modified): (LocalConf, Option<SystemTime>),
     loaded: Loaded,
-    port: u16,
+    ports: Ports,
     (shards, io): (usize, Choice),
     store: S,
 ) -> Result<(), UpError> {
@@ -198,8 +214,8 @@ async fn up<S: StateStore + 'static>(
     // The API answers before the port file is there, and that before the pid file: tools wait for these files.
     let gate = Arc::new(Gate::new(token, conf.settings.allow_management_from.clone()));
     let (asks, asked) = mpsc::channel(MAX_PENDING_ASKS);
-    serve_api(port, &gate, &asks)?;
-    home.write(&home.port(), PUBLIC, port.to_string().as_bytes())?;
+    serve_api(ports.primary, &gate, &asks)?;
+    home.write(&home.port(), PUBLIC, ports.primary.to_string().as_bytes())?;
 
     let mut config = dataplane::Config::new(identity.public().address(), shards);
     config.first_core = args.first_core.into();
@@ -211,6 +227,9 @@ async fn up<S: StateStore + 'static>(
     let dataplane = DataPlane::start(config)?;
     let (prover, verdicts) = Prover::start().map_err(system("start the proof worker"))?;
     let (netlink, changes) = Netlink::open().map_err(system("open rtnetlink"))?;
+    let (mapper, mappings) = Mapper::new(netlink.clone(), format!("Hawser/{}", identity.public().address()));
+    let random = |asked: Option<u16>, set: Option<u16>| asked.or(set).unwrap_or(0) == 0;
+    let redraw = ports.secondary.is_some() && random(args.secondary_port, conf.settings.secondary_port);
     let (orders, ordered) = mpsc::channel(MAX_PENDING_ORDERS);
     let (reports, reported) = mpsc::channel(MAX_PENDING_REPORTS);
     let taps = Taps::new(netlink, shards, device_names(&home), reports);
@@ -237,7 +256,10 @@ async fn up<S: StateStore + 'static>(
         fallback,
         relay_server,
         gate,
-        port,
+        ports,
+        redraw,
+        interfaces: args.interfaces.clone(),
+        mapper: ports.tertiary.is_some().then_some(mapper),
         shards,
         lanes: !args.no_lanes,
         io,
@@ -254,7 +276,7 @@ async fn up<S: StateStore + 'static>(
     for network in loaded.networks {
         control.rejoin(network.id, network.cached.as_deref(), network.conf);
     }
-    let inbox = Inbox { reports: reported, asks: asked, verdicts };
+    let inbox = Inbox { reports: reported, asks: asked, verdicts, mappings };
     control.run(inbox).await.map_err(system("wait for signals"))?;
     let _ = taps.await;
     info!("stopped");

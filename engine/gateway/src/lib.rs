@@ -16,6 +16,7 @@ pub mod local_conf;
 pub mod netlink;
 pub mod network_conf;
 pub mod objects;
+pub mod portmap;
 pub mod proof;
 pub mod show;
 pub mod spread;

@@ -1,14 +1,14 @@
-//! Which local addresses are links, and the UDP sockets on them: one for each shard, all on one port, and beside them
-//! for each shard but the first a lane, a socket with a port of its own. Knows sockets and names; what is sent over them
-//! is not its business.
+//! Which local addresses are links, and the UDP sockets on them: one for each shard on the primary port, as many on the
+//! secondary and the tertiary one, and for each shard but the first a lane, a socket with a port of its own. Knows sockets
+//! and names; what is sent over them is not its business.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use nix::sys::socket::{getsockopt, sockopt};
-use node::LocalSocketId;
-use tracing::warn;
+use node::{LocalSocketId, Port};
+use tracing::{debug, warn};
 use wire::endpoint::{Prefix, Scope, scope};
 
 use crate::backoff::Backoff;
@@ -17,7 +17,12 @@ use crate::netlink::{Interface, InterfaceAddress};
 
 /// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
 pub const MAX_LINKS: usize = 256;
-const _: () = assert!(MAX_LINKS + MAX_LANED_LINKS <= uring::SOCKETS_MAX, "each socket needs a place in a ring");
+const _: () = assert!(
+    MAX_LINKS + MAX_LANED_LINKS + 2 * MAX_PORTED_LINKS <= uring::SOCKETS_MAX,
+    "each socket needs a place in a ring"
+);
+/// Links that have a secondary and a tertiary port; further ones have the primary port alone.
+pub const MAX_PORTED_LINKS: usize = 32;
 /// Links that have lanes beside their common port; further ones have none.
 pub const MAX_LANED_LINKS: usize = 16;
 /// Ports tried for a lane before there is none.
@@ -28,12 +33,16 @@ pub const NEVER_BOUND: [&str; 4] = ["lo", "zt", "tun", "tap"];
 const RANDOM_PORT_BASE: u16 = 20000;
 const RANDOM_PORTS: u16 = 45500;
 const RANDOM_PORT_TRIES: usize = 256;
+/// Ports tried upwards from a random one for a secondary or tertiary port.
+const FURTHER_PORT_TRIES: u16 = 1000;
 
 /// What the operator says about links.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// If not empty: exactly these, whatever interface they are on.
     pub bind: Vec<IpAddr>,
+    /// If not empty: only the interfaces of these names, tunnels and overlays of others included.
+    pub interfaces: Vec<String>,
     /// Interfaces whose name starts so are left out.
     pub interface_prefix_blacklist: Vec<String>,
     /// Addresses inside are left out.
@@ -67,6 +76,7 @@ impl Filter {
     pub fn new(conf: &LocalConf, allow_loopback: bool) -> Filter {
         Filter {
             bind: conf.settings.bind.clone(),
+            interfaces: conf.settings.interfaces.clone(),
             interface_prefix_blacklist: conf.settings.interface_prefix_blacklist.clone(),
             blacklist: conf.physical.iter().filter(|p| p.blacklist).map(|p| p.net).collect(),
             allow_loopback,
@@ -118,8 +128,17 @@ impl Filter {
         if ip.is_loopback() {
             return self.allow_loopback;
         }
-        !NEVER_BOUND.iter().any(|p| name.starts_with(p))
-            && !self.interface_prefix_blacklist.iter().any(|p| name.starts_with(p.as_str()))
+        let listed = match self.interfaces.is_empty() {
+            true => !NEVER_BOUND.iter().any(|p| name.starts_with(p)),
+            false => self.interfaces.iter().any(|i| i == name),
+        };
+        listed && !self.interface_prefix_blacklist.iter().any(|p| name.starts_with(p.as_str()))
+    }
+
+    /// Interfaces that are asked for and not there.
+    pub fn missing(&self, interfaces: &[Interface]) -> BTreeSet<String> {
+        let there = |name: &&String| interfaces.iter().any(|i| i.name == **name);
+        self.interfaces.iter().filter(|name| !there(name)).cloned().collect()
     }
 }
 
@@ -132,8 +151,45 @@ pub struct Link {
     pub local: SocketAddr,
     /// The interface.
     pub name: String,
+    /// Its secondary and tertiary sockets.
+    pub further: Vec<Further>,
     /// Its lanes.
     pub lanes: Vec<Lane>,
+    /// Its sockets are bound to the interface.
+    bind_device: bool,
+}
+
+/// The sockets of a link on a port beside the primary one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Further {
+    /// Names the sockets.
+    pub id: LocalSocketId,
+    /// Which port.
+    pub port: Port,
+    /// Its number.
+    pub number: u16,
+}
+
+/// The ports in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The one that is known, and the API's.
+    pub primary: u16,
+    /// A second chance.
+    pub secondary: Option<u16>,
+    /// The one that routers are asked to map.
+    pub tertiary: Option<u16>,
+}
+
+/// The sockets of a new link, to be handed out.
+#[derive(Debug)]
+pub struct Sockets {
+    /// One for each shard on the primary port.
+    pub primary: Vec<UdpSocket>,
+    /// As many for each of [`Link::further`].
+    pub further: Vec<Vec<UdpSocket>>,
+    /// One for each of [`Link::lanes`].
+    pub lanes: Vec<UdpSocket>,
 }
 
 /// A socket of one shard with a port of its own, beside the link's common one.
@@ -152,8 +208,25 @@ impl Link {
     /// How to open one more socket beside its own.
     pub fn options_beside(&self) -> uring::udp::Options {
         let mut options = uring::udp::Options::new(SocketAddr::new(self.local.ip(), 0));
-        options.device = Some(self.name.clone()).filter(|_| !self.local.ip().is_loopback());
+        options.device = Some(self.name.clone()).filter(|_| self.bind_device);
         options
+    }
+
+    /// How its address was wanted.
+    fn wanted(&self) -> Wanted {
+        Wanted { ip: self.local.ip(), link: self.name.clone(), bind_device: self.bind_device }
+    }
+
+    /// Everything it is bound to but for lanes: the socket's name and its address.
+    pub fn endpoints(&self) -> impl Iterator<Item = (LocalSocketId, SocketAddr)> + '_ {
+        let further = self.further.iter().map(|f| (f.id, SocketAddr::new(self.local.ip(), f.number)));
+        [(self.id, self.local)].into_iter().chain(further)
+    }
+
+    /// The names of all its sockets, the first one last.
+    pub fn sockets(&self) -> impl Iterator<Item = LocalSocketId> + '_ {
+        let lanes = self.lanes.iter().map(|lane| lane.id);
+        lanes.chain(self.further.iter().map(|f| f.id)).chain([self.id])
     }
 
     /// Bytes of UDP payload that reach `remote` in one IPv4 packet, as far as this kernel knows.
@@ -163,7 +236,7 @@ impl Link {
             return None;
         }
         let mut options = uring::udp::Options::new(SocketAddr::new(self.local.ip(), 0));
-        options.device = Some(self.name.clone()).filter(|_| !self.local.ip().is_loopback());
+        options.device = Some(self.name.clone()).filter(|_| self.bind_device);
         let socket = uring::udp::bind(&options).ok()?;
         socket.connect(remote).ok()?;
         let mtu = getsockopt(&socket, sockopt::IpMtu).ok()?;
@@ -174,8 +247,10 @@ impl Link {
 /// What a scan changed.
 #[derive(Debug)]
 pub enum LinkChange {
-    /// New sockets: one for each shard on the common port, and one for each of the link's lanes.
-    Opened(Link, Vec<UdpSocket>, Vec<UdpSocket>),
+    /// New sockets.
+    Opened(Link, Sockets),
+    /// A port of an open link that could not be bound before.
+    Added(Link, Further, Vec<UdpSocket>),
     /// The address is gone, or is on another interface now.
     Closed(Link),
     /// So many addresses now have no place among the [`MAX_LINKS`]; said when it becomes more.
@@ -184,22 +259,36 @@ pub enum LinkChange {
     Failed(Wanted, io::Error),
 }
 
+/// A link whose secondary port was drawn anew.
+#[derive(Debug)]
+pub struct Redrawn {
+    /// Of this link.
+    pub link: Link,
+    /// This socket is to be closed.
+    pub old: Option<LocalSocketId>,
+    /// These are new.
+    pub new: Option<(Further, Vec<UdpSocket>)>,
+}
+
 /// All links of this gateway.
 #[derive(Debug)]
 pub struct Links {
-    port: u16,
+    ports: Ports,
     shards: usize,
     with_lanes: bool,
     last_id: u64,
     open: BTreeMap<IpAddr, Link>,
     failing: BTreeMap<IpAddr, Backoff>,
+    /// Links without a port that they should have.
+    lacking: BTreeMap<IpAddr, Backoff>,
     left_out: u64,
 }
 
 impl Links {
-    /// No link yet; every common socket will be on `port`.
-    pub fn new(port: u16, shards: usize, with_lanes: bool) -> Links {
-        Links { port, shards, with_lanes, last_id: 0, open: BTreeMap::new(), failing: BTreeMap::new(), left_out: 0 }
+    /// No link yet.
+    pub fn new(ports: Ports, shards: usize, with_lanes: bool) -> Links {
+        let (open, failing, lacking) = Default::default();
+        Links { ports, shards, with_lanes, last_id: 0, open, failing, lacking, left_out: 0 }
     }
 
     /// The links that are open.
@@ -212,9 +301,14 @@ impl Links {
         self.left_out
     }
 
+    /// The ports in force.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
     /// The link of a socket, be it a lane.
     pub fn get(&self, id: LocalSocketId) -> Option<&Link> {
-        self.open.values().find(|l| l.id == id || l.lanes.iter().any(|lane| lane.id == id))
+        self.open.values().find(|l| l.sockets().any(|socket| socket == id))
     }
 
     /// Opens what is wanted and not open, closes what is open and not wanted. Addresses that failed lately are left
@@ -235,15 +329,18 @@ impl Links {
             if self.open.contains_key(&w.ip) || waits {
                 continue;
             }
-            match self.bind(w) {
-                Ok(sockets) => {
+            match self.bind(w, self.ports.primary) {
+                Ok(primary) => {
                     self.failing.remove(&w.ip);
                     let id = self.next_id();
-                    let local = SocketAddr::new(w.ip, self.port);
+                    let local = SocketAddr::new(w.ip, self.ports.primary);
+                    let (beside, further_sockets) = self.bind_further(now_ms, w).into_iter().unzip();
                     let (lanes, lane_sockets) = self.bind_lanes(w).into_iter().unzip();
-                    let link = Link { id, local, name: w.link.clone(), lanes };
+                    let name = w.link.clone();
+                    let link = Link { id, local, name, further: beside, lanes, bind_device: w.bind_device };
                     self.open.insert(w.ip, link.clone());
-                    changes.push(LinkChange::Opened(link, sockets, lane_sockets));
+                    let sockets = Sockets { primary, further: further_sockets, lanes: lane_sockets };
+                    changes.push(LinkChange::Opened(link, sockets));
                 }
                 Err(e) => {
                     self.failing.entry(w.ip).or_default().failed(now_ms);
@@ -251,7 +348,33 @@ impl Links {
                 }
             }
         }
+        self.lacking.retain(|ip, _| self.open.contains_key(ip));
+        let due: Vec<IpAddr> = self.lacking.iter().filter(|(_, b)| b.is_over(now_ms)).map(|(ip, _)| *ip).collect();
+        for ip in due {
+            self.add_lacking(now_ms, ip, &mut changes);
+        }
         changes
+    }
+
+    /// Tries again what could not be bound when the link was opened.
+    fn add_lacking(&mut self, now_ms: u64, ip: IpAddr, changes: &mut Vec<LinkChange>) {
+        let Some(link) = self.open.get(&ip) else { return };
+        let wanted = link.wanted();
+        let missing: Vec<(Port, u16)> =
+            self.further_ports().filter(|(port, _)| link.further.iter().all(|f| f.port != *port)).collect();
+        let before = missing.len();
+        let added: Vec<_> =
+            missing.into_iter().filter_map(|(port, number)| self.bind_one_further(&wanted, port, number)).collect();
+        if added.len() == before {
+            self.lacking.remove(&ip);
+        } else if let Some(backoff) = self.lacking.get_mut(&ip) {
+            backoff.failed(now_ms);
+        }
+        for (further, sockets) in added {
+            let Some(link) = self.open.get_mut(&ip) else { return };
+            link.further.push(further);
+            changes.push(LinkChange::Added(link.clone(), further, sockets));
+        }
     }
 
     /// Reports that a link's sockets failed: it is closed, and opened again after a pause if its address is still there.
@@ -263,7 +386,9 @@ impl Links {
 
     /// When an address that failed is to be tried again.
     pub fn next_retry_ms(&self) -> Option<u64> {
-        self.failing.iter().filter(|(ip, _)| !self.open.contains_key(ip)).map(|(_, b)| b.until_ms()).min()
+        let closed = self.failing.iter().filter(|(ip, _)| !self.open.contains_key(ip));
+        let lacking = self.lacking.iter().filter(|(ip, _)| self.open.contains_key(ip));
+        closed.chain(lacking).map(|(_, b)| b.until_ms()).min()
     }
 
     /// A name for one more socket.
@@ -272,10 +397,10 @@ impl Links {
         LocalSocketId(self.last_id)
     }
 
-    /// The sockets on the common port. Datagrams are spread over them by their places in the group, so that it must be a
-    /// new one: an address whose last sockets a ring still holds is in use.
-    fn bind(&self, w: &Wanted) -> io::Result<Vec<UdpSocket>> {
-        let mut options = w.options(self.port);
+    /// One socket for each shard on a port. Datagrams are spread over them by their places in the group, so that it must
+    /// be a new one: an address whose last sockets a ring still holds is in use.
+    fn bind(&self, w: &Wanted, port: u16) -> io::Result<Vec<UdpSocket>> {
+        let mut options = w.options(port);
         if self.shards > 1 {
             drop(uring::udp::bind(&options)?);
         }
@@ -289,6 +414,55 @@ impl Links {
         Ok(sockets)
     }
 
+    /// The ports beside the primary one.
+    fn further_ports(&self) -> impl Iterator<Item = (Port, u16)> + use<> {
+        let ports = [(Port::Secondary, self.ports.secondary), (Port::Tertiary, self.ports.tertiary)];
+        ports.into_iter().filter_map(|(port, number)| Some((port, number?)))
+    }
+
+    /// The secondary and the tertiary port, as far as they are free: what the ring still holds of a link that was here a
+    /// moment ago is tried again.
+    fn bind_further(&mut self, now_ms: u64, w: &Wanted) -> Vec<(Further, Vec<UdpSocket>)> {
+        if self.open.values().filter(|l| !l.further.is_empty()).count() >= MAX_PORTED_LINKS {
+            return Vec::new();
+        }
+        let wanted: Vec<(Port, u16)> = self.further_ports().collect();
+        let bound: Vec<_> =
+            wanted.iter().filter_map(|&(port, number)| self.bind_one_further(w, port, number)).collect();
+        if bound.len() < wanted.len() {
+            self.lacking.entry(w.ip).or_default().failed(now_ms);
+        }
+        bound
+    }
+
+    fn bind_one_further(&mut self, w: &Wanted, port: Port, number: u16) -> Option<(Further, Vec<UdpSocket>)> {
+        match self.bind(w, number) {
+            Ok(sockets) => Some((Further { id: self.next_id(), port, number }, sockets)),
+            Err(error) => {
+                debug!(link = w.link, address = %w.ip, number, "no {port:?} port: {error}; tried again later");
+                None
+            }
+        }
+    }
+
+    /// Closes the secondary port everywhere and opens another one: a NAT may hold a grudge against the old one.
+    // spec: paths, "Sockets and ports"
+    pub fn redraw_secondary(&mut self, number: u16) -> Vec<Redrawn> {
+        self.ports.secondary = Some(number);
+        let with_further = self.open.values().filter(|l| !l.further.is_empty());
+        let ported: Vec<IpAddr> = with_further.map(|l| l.local.ip()).collect();
+        let mut redrawn = Vec::with_capacity(ported.len());
+        for ip in ported {
+            let Some(wanted) = self.open.get(&ip).map(Link::wanted) else { continue };
+            let new = self.bind_one_further(&wanted, Port::Secondary, number);
+            let Some(link) = self.open.get_mut(&ip) else { continue };
+            let old = link.further.extract_if(.., |f| f.port == Port::Secondary).next().map(|f| f.id);
+            link.further.extend(new.as_ref().map(|(further, _)| *further));
+            redrawn.push(Redrawn { link: link.clone(), old, new });
+        }
+        redrawn
+    }
+
     /// Lanes for all shards but the first, as far as ports are free.
     fn bind_lanes(&mut self, w: &Wanted) -> Vec<(Lane, UdpSocket)> {
         let laned = self.open.values().filter(|l| !l.lanes.is_empty()).count();
@@ -296,7 +470,7 @@ impl Links {
             return Vec::new();
         }
         let lane = |shard: usize| {
-            let ports = (usize::from(self.port) + shard..).step_by(self.shards).take(LANE_PORT_TRIES);
+            let ports = (usize::from(self.ports.primary) + shard..).step_by(self.shards).take(LANE_PORT_TRIES);
             let mut free = ports.map_while(|port| u16::try_from(port).ok());
             let (port, socket) = free.find_map(|port| Some((port, uring::udp::bind(&w.options(port)).ok()?)))?;
             Some((shard as u16, port, socket))
@@ -320,6 +494,17 @@ pub fn choose_port(wanted: u16) -> io::Result<u16> {
         }
     }
     Err(last)
+}
+
+/// A random port that is free, for secondary and tertiary sockets. // spec: paths, "Sockets and ports"
+pub fn draw_port() -> Option<u16> {
+    let first = RANDOM_PORT_BASE + rand::random_range(0..RANDOM_PORTS);
+    let mut candidates = (first..=u16::MAX).take(FURTHER_PORT_TRIES.into());
+    candidates.find(|port| {
+        let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, *port));
+        let taken = ipv6.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
+        !taken && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
+    })
 }
 
 fn port_is_free(port: u16) -> io::Result<()> {
@@ -397,33 +582,74 @@ mod tests {
         assert!(wanted.iter().all(|w| !w.bind_device));
     }
 
+    /// No port but this one.
+    fn only(primary: u16) -> Ports {
+        Ports { primary, secondary: None, tertiary: None }
+    }
+
+    #[test]
+    fn a_white_list_names_interfaces_tunnels_too_and_a_black_list_still_counts() {
+        let interfaces = [interface(2, "eth0"), interface(3, "wwan0"), interface(4, "tun0"), interface(5, "eth00")];
+        let addresses =
+            [address(2, "10.1.0.1"), address(3, "10.2.0.1"), address(4, "10.3.0.1"), address(5, "10.4.0.1")];
+        let names_of = |list: &[&str], black: &[&str]| {
+            let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+            let filter = Filter { interfaces: own(list), interface_prefix_blacklist: own(black), ..Filter::default() };
+            (names(&filter.wanted(&interfaces, &addresses, &BTreeSet::new())), filter.missing(&interfaces))
+        };
+        let (wanted, missing) = names_of(&["eth0", "tun0", "ppp0"], &[]);
+        assert_eq!(wanted, ["10.1.0.1@eth0", "10.3.0.1@tun0"]);
+        assert_eq!(missing, BTreeSet::from(["ppp0".to_owned()]));
+        assert_eq!(names_of(&["eth0", "wwan0"], &["eth"]).0, ["10.2.0.1@wwan0"]);
+        assert!(names_of(&[], &[]).1.is_empty());
+    }
+
+    #[test]
+    fn a_link_has_sockets_on_three_ports_and_another_secondary_one_when_it_is_drawn_anew() {
+        let draw = || draw_port().expect("a free port");
+        let ports = Ports { secondary: Some(draw()), tertiary: Some(draw()), ..only(choose_port(0).expect("free")) };
+        let mut links = Links::new(ports, 2, true);
+        let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
+        let opened = links.reconcile(0, &wanted);
+        let [LinkChange::Opened(link, sockets)] = opened.as_slice() else { panic!("{opened:?}") };
+        assert_eq!(sockets.further.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2], "one for each shard");
+        let numbers: Vec<u16> = link.endpoints().map(|(_, at)| at.port()).collect();
+        assert_eq!(numbers, [Some(ports.primary), ports.secondary, ports.tertiary].map(Option::unwrap_or_default));
+        assert!(link.sockets().all(|id| links.get(id) == Some(link)));
+        let (old, number) = (link.further[0].id, draw());
+        let redrawn = links.redraw_secondary(number);
+        let [Redrawn { link, old: closed, new: Some((new, _)) }] = redrawn.as_slice() else { panic!("{redrawn:?}") };
+        assert_eq!((*closed, new.number, links.ports().secondary), (Some(old), number, Some(number)));
+        assert!(new.id != old && links.get(old).is_none() && link.further.contains(new));
+    }
+
     #[test]
     fn a_link_that_vanishes_is_closed_and_one_that_returns_gets_a_new_name() {
         let port = choose_port(0).expect("a free port");
-        let mut links = Links::new(port, 2, true);
+        let mut links = Links::new(only(port), 2, true);
         let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
         let opened = links.reconcile(0, &wanted);
-        let [LinkChange::Opened(first, sockets, lanes)] = opened.as_slice() else { panic!("{opened:?}") };
-        assert_eq!((sockets.len(), first.local.port()), (2, port));
+        let [LinkChange::Opened(first, sockets)] = opened.as_slice() else { panic!("{opened:?}") };
+        assert_eq!((sockets.primary.len(), first.local.port()), (2, port));
         let [lane] = first.lanes.as_slice() else { panic!("{first:?}") };
         assert_eq!((lane.shard, lane.port % 2), (1, (port + 1) % 2));
-        assert_eq!(lanes[0].local_addr().expect("address").port(), lane.port);
+        assert_eq!(sockets.lanes[0].local_addr().expect("address").port(), lane.port);
         assert_eq!(links.get(lane.id), Some(first));
         assert!(links.reconcile(1, &wanted).is_empty(), "nothing changed");
         assert!(matches!(links.reconcile(2, &[]).as_slice(), [LinkChange::Closed(l)] if l.id == first.id));
         drop(opened);
         let again = links.reconcile(3, &wanted);
-        assert!(matches!(again.as_slice(), [LinkChange::Opened(l, _, _)] if l.id > LocalSocketId(1)));
+        assert!(matches!(again.as_slice(), [LinkChange::Opened(l, _)] if l.id > LocalSocketId(1)));
     }
 
     #[test]
     fn without_leave_or_with_one_shard_there_are_no_lanes_and_a_group_is_not_joined() {
         let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
         for (shards, with_lanes) in [(1, true), (2, false)] {
-            let mut links = Links::new(choose_port(0).expect("a free port"), shards, with_lanes);
+            let mut links = Links::new(only(choose_port(0).expect("a free port")), shards, with_lanes);
             let opened = links.reconcile(0, &wanted);
             assert!(
-                matches!(opened.as_slice(), [LinkChange::Opened(l, _, lanes)] if l.lanes.is_empty() && lanes.is_empty())
+                matches!(opened.as_slice(), [LinkChange::Opened(l, s)] if l.lanes.is_empty() && s.lanes.is_empty())
             );
             if shards > 1 {
                 links.broken(1, LocalSocketId(1));
@@ -435,7 +661,7 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_bound_is_reported_and_tried_again_later() {
-        let mut links = Links::new(choose_port(0).expect("a free port"), 1, true);
+        let mut links = Links::new(only(choose_port(0).expect("a free port")), 1, true);
         let wanted = [Wanted { ip: ip("192.0.2.77"), link: "eth0".into(), bind_device: false }];
         assert!(matches!(links.reconcile(1000, &wanted).as_slice(), [LinkChange::Failed(..)]));
         assert!(links.reconcile(1001, &wanted).is_empty(), "not at once");
@@ -449,7 +675,7 @@ mod tests {
         let filter =
             Filter { bind: (0..=MAX_LINKS as u32).map(|n| Ipv4Addr::from(n).into()).collect(), ..Filter::default() };
         let wanted = filter.wanted(&[], &[], &BTreeSet::new());
-        let mut links = Links::new(0, 0, true);
+        let mut links = Links::new(only(0), 0, true);
         let said = |changes: Vec<LinkChange>| changes.iter().filter(|c| matches!(c, LinkChange::LeftOut(1))).count();
         assert_eq!((said(links.reconcile(0, &wanted)), links.left_out()), (1, 1));
         assert_eq!((said(links.reconcile(1, &wanted)), links.left_out()), (0, 1), "once");

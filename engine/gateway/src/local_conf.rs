@@ -123,6 +123,16 @@ pub struct Virtual {
 pub struct Settings {
     /// UDP and API port; 0 asks for a random one.
     pub primary_port: Option<u16>,
+    /// Second UDP port; none or 0 asks for a random one.
+    pub secondary_port: Option<u16>,
+    /// Third UDP port, the one that routers are asked to map; none or 0 asks for a random one.
+    pub tertiary_port: Option<u16>,
+    /// There is no secondary port.
+    pub no_secondary_port: bool,
+    /// There is no tertiary port, and routers are asked for nothing.
+    pub no_port_mapping: bool,
+    /// Only these interfaces are bound, if there are any.
+    pub interfaces: Vec<String>,
     /// System calls that carry packets.
     pub io: Option<uring::Backend>,
     /// Microseconds for which a packet thread looks for more before it sleeps.
@@ -191,10 +201,15 @@ enum Kind {
 
 /// Every key of `settings` that ZeroTierOne 1.14.1 reads. // spec: service, "local.conf"
 const SETTINGS: &[(&str, Treatment)] = &[
-    ("io", Acted),       // ours
-    ("spin", Acted),     // ours
-    ("busyPoll", Acted), // ours
+    ("io", Acted),         // ours
+    ("spin", Acted),       // ours
+    ("busyPoll", Acted),   // ours
+    ("interfaces", Acted), // ours
     ("primaryPort", Acted),
+    ("secondaryPort", Acted),
+    ("tertiaryPort", Acted),
+    ("allowSecondaryPort", Acted),
+    ("portMappingEnabled", Acted),
     ("bind", Acted),
     ("interfacePrefixBlacklist", Acted),
     ("allowManagementFrom", Acted),
@@ -202,9 +217,7 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("warmUp", Acted),       // ours
     ("tcpMssClamp", Acted),  // ours
     ("suite", Acted),        // ours
-    ("portSpread", Acted),  // ours
-    ("allowSecondaryPort", Harmless(Kind::Boolean)),
-    ("portMappingEnabled", Harmless(Kind::Boolean)),
+    ("portSpread", Acted),   // ours
     ("allowTcpFallbackRelay", Acted),
     ("tcpFallbackRelay", Acted),
     ("forceTcpRelay", Acted),
@@ -214,8 +227,6 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("multicoreEnabled", Harmless(Kind::Boolean)),
     ("cpuPinningEnabled", Harmless(Kind::Boolean)),
     ("softwareUpdateChannel", Harmless(Kind::Text)),
-    ("secondaryPort", Only(&["0", "\"0\""], "")),
-    ("tertiaryPort", Only(&["0", "\"0\""], "")),
     ("lowBandwidthMode", Only(&["false"], "")),
     ("concurrency", Only(&["1"], " (use --shards)")),
     ("softwareUpdate", Only(&["\"disable\""], " (update through your packages)")),
@@ -355,6 +366,14 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
                 }
             }
             (Acted, "primaryPort") => s.primary_port = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
+            (Acted, "secondaryPort") => s.secondary_port = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
+            (Acted, "tertiaryPort") => s.tertiary_port = Some(integer(value, &at, u64::from(u16::MAX))? as u16),
+            (Acted, "allowSecondaryPort") => s.no_secondary_port = !boolean(value, &at)?,
+            (Acted, "portMappingEnabled") => s.no_port_mapping = !boolean(value, &at)?,
+            (Acted, "interfaces") => {
+                s.interfaces =
+                    texts(value, &at, "the name of an interface", |t| (!t.is_empty()).then(|| t.to_owned()))?;
+            }
             (Acted, "io") => {
                 let named = value.as_str().and_then(uring::Backend::named);
                 s.io = Some(named.ok_or_else(|| wrong(&at, value, "\"auto\", \"io-uring\" or \"mmsg\""))?);
@@ -577,6 +596,22 @@ mod tests {
         let relay = said(r#"{"tcpRelay": "0.0.0.0/443", "tcpRelayAllow": ["10.0.0.0/8"]}"#);
         assert_eq!((relay.tcp_relay, relay.tcp_relay_allow.len()), ("0.0.0.0:443".parse().ok(), 1));
         assert!(complaint(r#"{"settings": {"tcpFallbackRelay": "::1/443"}}"#).contains("an IPv4 endpoint"));
+    }
+
+    #[test]
+    fn ports_and_interfaces_are_read_and_both_further_ports_are_on_unless_the_operator_says_no() {
+        let settings = |text: &str| parse(&format!("{{\"settings\": {text}}}")).expect("good").settings;
+        let s = settings("{}");
+        assert!(!s.no_secondary_port && !s.no_port_mapping && s.secondary_port.is_none());
+        let s = settings(
+            r#"{"allowSecondaryPort": false, "portMappingEnabled": "false", "secondaryPort": "40000",
+                            "tertiaryPort": 40001, "interfaces": ["eth0", "wwan0"]}"#,
+        );
+        assert!(s.no_secondary_port && s.no_port_mapping);
+        assert_eq!((s.secondary_port, s.tertiary_port), (Some(40000), Some(40001)));
+        assert_eq!(s.interfaces, ["eth0", "wwan0"]);
+        let text = complaint(r#"{"settings": {"interfaces": [""]}}"#);
+        assert!(text.contains("settings.interfaces: \"\" is not the name of an interface"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc;
@@ -131,6 +131,16 @@ impl Netlink {
         Ok(list.iter().filter_map(address_of).collect())
     }
 
+    /// The IPv4 routers of default routes in the main table: interface and address, the preferred ones first.
+    pub async fn default_gateways(&self) -> Result<Vec<(u32, Ipv4Addr)>, NetlinkError> {
+        let every = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Vec<RouteMessage> =
+            self.handle.route().get(every).execute().try_collect().await.map_err(failed("list the routes"))?;
+        let mut gateways: Vec<(u32, u32, Ipv4Addr)> = routes.iter().filter_map(default_route).collect();
+        gateways.sort();
+        Ok(gateways.into_iter().map(|(_, index, ip)| (index, ip)).collect())
+    }
+
     /// Gives a TAP its MAC and MTU and brings it up. The MAC must be set while it is down.
     pub async fn configure_device(&self, index: u32, mac: Mac, mtu: u32) -> Result<(), NetlinkError> {
         let change = |m: LinkMessage| self.handle.link().change(m).execute();
@@ -184,6 +194,23 @@ fn absent_is_fine(done: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
         Err(e) if [Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::ENODEV].contains(&Errno::from_raw(e.errno())) => Ok(()),
         other => other,
     }
+}
+
+/// Metric, interface and router of a default route.
+fn default_route(m: &RouteMessage) -> Option<(u32, u32, Ipv4Addr)> {
+    if m.header.destination_prefix_length != 0 || m.header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let (mut metric, mut index, mut gateway) = (0, None, None);
+    for attribute in &m.attributes {
+        match attribute {
+            RouteAttribute::Priority(n) => metric = *n,
+            RouteAttribute::Oif(n) => index = Some(*n),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+            _ => {}
+        }
+    }
+    Some((metric, index?, gateway?))
 }
 
 fn address_of(m: &AddressMessage) -> Option<InterfaceAddress> {

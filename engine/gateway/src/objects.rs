@@ -13,7 +13,9 @@ use wire::world::World;
 use wire::{Address, Identity, MulticastGroup, Now};
 
 use crate::api::COMPATIBLE_VERSION;
+use crate::links::Ports;
 use crate::network_conf::NetworkConf;
+use crate::portmap::Mapped;
 use crate::taps::PortError;
 use crate::tcp_relay;
 
@@ -40,8 +42,10 @@ pub struct StatusFacts<'a> {
     pub planet: &'a World,
     /// The settings as written.
     pub local_conf: &'a Map<String, Value>,
-    /// The port in use.
-    pub port: u16,
+    /// The ports in use.
+    pub ports: Ports,
+    /// Where routers let others reach us: link, our port, theirs.
+    pub mapped: Vec<(String, SocketAddr, Mapped)>,
     /// The home folder.
     pub home: String,
     /// Bound UDP sockets.
@@ -66,20 +70,28 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
     let mut config = facts.local_conf.clone();
     let mut settings = config.get("settings").and_then(Value::as_object).cloned().unwrap_or_default();
     let in_force = json!({
-        "primaryPort": facts.port,
-        "secondaryPort": 0,
-        "tertiaryPort": 0,
+        "primaryPort": facts.ports.primary,
+        "secondaryPort": facts.ports.secondary.unwrap_or(0),
+        "tertiaryPort": facts.ports.tertiary.unwrap_or(0),
         "listeningOn": endpoints(&facts.listening),
         "surfaceAddresses": endpoints(&facts.surface),
         "homeDir": facts.home,
         "allowTcpFallbackRelay": facts.tcp_fallback.0.allow,
         "forceTcpRelay": facts.tcp_fallback.0.force,
-        "portMappingEnabled": false,
+        "portMappingEnabled": facts.ports.tertiary.is_some(),
         "softwareUpdate": "disable",
         "softwareUpdateChannel": "release",
     });
     settings.extend(in_force.as_object().cloned().unwrap_or_default());
     config.insert("settings".into(), settings.into());
+    let mapping = |(link, local, mapped): &(String, SocketAddr, Mapped)| {
+        json!({
+            "link": link,
+            "local": to_text(*local),
+            "external": to_text(mapped.external),
+            "protocol": mapped.protocol.to_string(),
+        })
+    };
     let mut object = version_fields();
     let fields = json!({
         "address": facts.identity.address().to_string(),
@@ -91,6 +103,7 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "planetWorldTimestamp": facts.planet.timestamp,
         "config": config,
         "hawserVersion": env!("CARGO_PKG_VERSION"),
+        "portMappings": facts.mapped.iter().map(mapping).collect::<Vec<_>>(),
         "nat": facts.nat.iter().map(nat).collect::<Vec<_>>(),
         "shards": facts.shards,
         "io": {"backend": facts.io.backend.to_string(), "why": facts.io.why},
@@ -312,6 +325,7 @@ mod tests {
     use wire::{Address, NetworkId};
 
     use super::*;
+    use crate::portmap::Protocol;
 
     /// Key sets and types of the captured answers of ZeroTierOne 1.14.1. // spec: service, "Objects"
     const STATUS: &str = r#"{"address": "", "clock": 0, "config": {"settings": {"allowTcpFallbackRelay": true,
@@ -392,7 +406,8 @@ mod tests {
             online: true,
             planet: &planet,
             local_conf: &local_conf,
-            port: 9993,
+            ports: Ports { primary: 9993, secondary: Some(40000), tertiary: Some(50000) },
+            mapped: vec![("eth0".into(), endpoint, Mapped { external: endpoint, protocol: Protocol::Pcp })],
             home: "/h".into(),
             listening: vec![endpoint],
             surface: vec![endpoint],
@@ -410,6 +425,8 @@ mod tests {
         };
         let object = status(Now::at_ms(5), &facts);
         covers(&object, &model(STATUS), "status");
+        assert_eq!(object["config"]["settings"]["tertiaryPort"], 50000);
+        assert_eq!(object["portMappings"][0]["protocol"], "PCP");
         assert_eq!(object["io"], json!({"backend": "mmsg", "why": "asked for"}));
         assert_eq!(object["config"]["settings"]["listeningOn"][0], "192.0.2.1/9993");
         assert_eq!(object["config"]["settings"]["bind"][0], "192.0.2.1", "what the operator wrote is still there");

@@ -204,12 +204,18 @@ fn a_device_that_somebody_removes_is_reported_and_made_again_while_the_rest_goes
     assert!(world.a.log_tail().contains("vanished"), "{}", world.a.log_tail());
 }
 
+/// Where a daemon listens with its first port.
+fn listening(daemon: &Daemon) -> Value {
+    let status = daemon.status().expect("status");
+    let all = status["config"]["settings"]["listeningOn"].as_array().cloned().unwrap_or_default();
+    all.into_iter().filter(|at| at.as_str().is_some_and(|at| at.ends_with("/9993"))).collect()
+}
+
 #[test]
 fn a_link_that_vanishes_is_closed_and_used_again_when_it_is_back() {
     let mut world = World::new("link");
     let (_, [_, b_ip]) = world.network();
     assert!(reaches(&world.spaces[1], b_ip, 56));
-    let listening = |d: &Daemon| d.status().expect("status")["config"]["settings"]["listeningOn"].clone();
     assert_eq!(listening(&world.a), json!(["10.90.0.2/9993"]));
     world.spaces[1].ip(&["addr", "del", "10.90.0.2/24", "dev", "wan0"]).expect("removed");
     until("the socket is closed", || listening(&world.a) == json!([]));
@@ -298,7 +304,6 @@ fn the_api_answers_with_the_codes_and_bodies_that_tools_of_zerotier_expect() {
 fn settings_that_change_are_taken_over_and_wrong_ones_change_nothing() {
     let world = World::new("conf");
     let file = world.a.home().join("local.conf");
-    let listening = |d: &Daemon| d.status().expect("status")["config"]["settings"]["listeningOn"].clone();
     assert_eq!(listening(&world.a), json!(["10.90.0.2/9993"]));
     std::fs::write(&file, r#"{"settings": {"interfacePrefixBlacklist": ["wan"]}}"#).expect("write");
     until("the link is given up", || listening(&world.a) == json!([]));

@@ -13,6 +13,7 @@ use super::{Control, counts};
 use crate::api::{Allow, Answer, Ask, Body, CONTROLLER_API_VERSION, ControllerAsk};
 use crate::home::{MAX_MOONS, MAX_NETWORKS, PUBLIC};
 use crate::objects::{self, PortFacts, StatusFacts};
+use crate::portmap::Mapped;
 
 impl Control {
     pub(super) fn answer(&mut self, now: Now, ask: Ask, reply: oneshot::Sender<Answer>) {
@@ -52,9 +53,10 @@ impl Control {
             online: self.p.node.is_online(),
             planet: &self.p.planet,
             local_conf: &self.p.conf.raw,
-            port: self.p.port,
+            ports: self.links.ports(),
+            mapped: self.mapped(),
             home: self.p.home.root().display().to_string(),
-            listening: self.links.iter().map(|l| l.local).collect(),
+            listening: self.links.iter().flat_map(|l| l.endpoints().map(|(_, at)| at)).collect(),
             surface: self.p.node.surfaces(now).0,
             nat: &self.p.node.nat(now),
             shards: self.p.shards,
@@ -63,6 +65,21 @@ impl Control {
             counters: counts::all(self),
         };
         objects::status(now, &facts)
+    }
+
+    /// The link of a socket, and the address that it is bound to.
+    fn socket_at(&self, id: LocalSocketId) -> Option<(&str, SocketAddr)> {
+        let link = self.links.get(id)?;
+        let at = link.endpoints().find(|(socket, _)| *socket == id).map_or(link.local, |(_, at)| at);
+        Some((&link.name, at))
+    }
+
+    fn mapped(&self) -> Vec<(String, SocketAddr, Mapped)> {
+        let at = |(id, mapped): (&LocalSocketId, &Mapped)| {
+            let (link, local) = self.socket_at(*id)?;
+            Some((link.to_owned(), local, *mapped))
+        };
+        self.mapped.iter().filter_map(at).collect()
     }
 
     fn network(&self, id: NetworkId) -> Option<Value> {
@@ -77,7 +94,7 @@ impl Control {
     }
 
     fn peers(&self, now: Now) -> Vec<Value> {
-        let port_of = |id: LocalSocketId| self.links.get(id).map_or(0, |l| l.local.port());
+        let port_of = |id: LocalSocketId| self.socket_at(id).map_or(0, |(_, at)| at.port());
         let trusted = |remote: SocketAddr| {
             let inside = self.p.conf.physical.iter().filter(|p| p.net.contains(remote.ip()));
             inside.min_by_key(|p| p.net.bits).map_or(0, |p| p.trusted_path_id)
