@@ -82,6 +82,8 @@ pub struct PathModel {
     busy_until_ns: u64,
     /// Sum of the corrections of it. ns.
     corrected_ns: i64,
+    /// The pace was not used up at some time since the last request.
+    paused: bool,
     round: Round,
     last_ack_ns: u64,
     measured: bool,
@@ -111,6 +113,7 @@ impl PathModel {
             queue_ns: 0,
             busy_until_ns: now_ns,
             corrected_ns: 0,
+            paused: true,
             round: Round { from_ns: now_ns, queue_ns: u64::MAX, limited: true, ..Round::default() },
             last_ack_ns: now_ns,
             measured: rtt_ns.is_some(),
@@ -180,12 +183,14 @@ impl PathModel {
         self.last_ack_ns
     }
 
-    /// Something left over this path. `limited`: more waits for it. `id`: it is a request that will be acknowledged.
+    /// Something left over this path. `limited`: the pace had held it back. `id`: it is a request that will be acknowledged.
     pub fn sent(&mut self, now_ns: u64, bytes: usize, limited: bool, id: Option<u64>) {
         self.sum += bytes as u64;
         let predicted_ns = self.busy_until_ns.saturating_sub(now_ns) as i64 - self.corrected_ns;
         self.busy_until_ns = self.busy_until_ns.max(now_ns) + self.wire_ns(bytes);
+        self.paused |= !limited;
         if let Some(id) = id {
+            let limited = !std::mem::replace(&mut self.paused, false);
             if self.pending.len() == PENDING_MAX {
                 self.pending.remove(0);
             }
@@ -225,7 +230,9 @@ impl PathModel {
             round.queue_ns = round.queue_ns.min(queue);
             round.limited &= sample.limited;
             let first = round.first.map_or(now_ns, |f| f.0);
-            if round.acks >= ROUND_ACKS && now_ns - first >= ROUND_MIN_NS.max(self.min_rtt_ns / 4) {
+            if round.acks >= ROUND_ACKS
+                && now_ns - first >= ROUND_MIN_NS.max(self.min_rtt_ns / 4).max(4 * self.spread_ns)
+            {
                 self.steer(now_ns);
             }
         }
@@ -238,12 +245,17 @@ impl PathModel {
         let seconds = (round.last.0 - first_ns) as f64 / 1e9;
         let arrived = (round.last.1 - first_sum) as f64 / seconds.max(1e-6);
         self.queue_ns = round.queue_ns.min(10 * TARGET_NS);
-        let full = round.queue_ns > TARGET_NS / 2;
-        if full {
+        // Jitter is no queue. What varies by as much as round trips do anyway is not told apart from none.
+        let target = TARGET_NS + self.spread_ns;
+        let full = round.queue_ns > target / 2;
+        if full && !round.limited && round.queue_ns < 2 * target {
+            // Others fill it, or it is jitter: we did not ask for more than arrived, so nothing is learned.
+            self.pace = self.base;
+        } else if full {
             self.base = if self.full_once { self.base + GAIN * (arrived - self.base) } else { arrived };
             self.full_once = true;
             self.step = 0.02;
-            let error = TARGET_NS as f64 - round.queue_ns as f64;
+            let error = target as f64 - round.queue_ns as f64;
             let settle = SETTLE_NS.max(2.0 * self.srtt_ns as f64);
             self.pace = self.base * (1.0 + (error / settle).clamp(-0.4, 0.1));
         } else if round.limited && arrived > 0.8 * self.pace {
@@ -252,8 +264,13 @@ impl PathModel {
                 self.base *= 1.0 + self.step;
                 self.step = (self.step * 1.5).min(0.25);
             } else {
-                self.base = self.base.max(arrived.min(2.0 * self.base)) * 2.0;
+                self.base = (2.0 * self.base).min(1.5 * arrived).max(self.base);
             }
+            self.pace = self.base;
+        } else if round.limited {
+            // Less arrives than leaves: whatever became of the queue, this is the rate.
+            self.base = if self.full_once { self.base + GAIN * (arrived - self.base) } else { arrived };
+            self.full_once = true;
             self.pace = self.base;
         } else {
             self.base = self.base.max(arrived.min(1.25 * self.base));

@@ -154,10 +154,11 @@ impl<T: Copy> Striper<T> {
         let path = (0..self.lanes.len())
             .filter(|i| !self.lanes[*i].bound.is_empty() && self.lanes[*i].next_ns <= now_ns)
             .min_by_key(|i| self.lanes[*i].next_ns)?;
-        let more_waits = !self.waiting.is_empty();
         let lane = &mut self.lanes[path];
         let (item, len) = lane.bound.pop_front()?;
         lane.bound_bytes -= len;
+        // Served late by a little is still held back.
+        let limited = now_ns <= lane.next_ns + LATE_NS / 4;
         lane.next_ns = lane.next_ns.max(now_ns.saturating_sub(LATE_NS)) + wire_ns(len, lane.model.pace());
         let wanted = now_ns - lane.requested_ns.min(now_ns) >= REQUEST_GAP_NS;
         let request = wanted.then(|| {
@@ -165,7 +166,6 @@ impl<T: Copy> Striper<T> {
             self.requests += 1;
             self.requests
         });
-        let limited = more_waits || !lane.bound.is_empty();
         lane.model.sent(now_ns, len, limited, request);
         Some(Out::Send { path, item, request })
     }

@@ -4,8 +4,8 @@ mod common;
 
 use common::{Link, Outcome, Tolerance, run};
 
-const SECONDS: u64 = 20;
-const WARM_UP: u64 = 10;
+const SECONDS: u64 = 16;
+const WARM_UP: u64 = 8;
 
 /// The sum of what one connection reaches over each link alone, through the same queue.
 fn sum_alone(links: &[Link], tolerance: Tolerance) -> f64 {
@@ -18,7 +18,7 @@ fn row(name: &str, links: &[Link], tolerance: Tolerance) -> (f64, Outcome) {
     let o = run(links, tolerance, SECONDS, WARM_UP, 1);
     let share = o.goodput / alone;
     println!(
-        "{name:<26} {:<5} G {alone:>6.1}  got {:>6.1} = {:>5.1} % (first 10 s {:>5.1} %)  reordered {:>5.2} %  late p99 {:>5.2} ms  spurious {:>4} recoveries {:>3} timeouts {} codel {:>4} overflow {:>4} rates {:.1?} shares {:.2?} {:?}",
+        "{name:<26} {:<5} G {alone:>6.1}  got {:>6.1} = {:>5.1} % (first 8 s {:>5.1} %)  reordered {:>5.2} %  late p99 {:>5.2} ms  spurious {:>4} recoveries {:>3} timeouts {} codel {:>4} overflow {:>4} rates {:.1?} shares {:.2?} {:?}",
         format!("{tolerance:?}"),
         o.goodput,
         100.0 * share,
@@ -41,13 +41,12 @@ fn row(name: &str, links: &[Link], tolerance: Tolerance) -> (f64, Outcome) {
 fn one_connection_gets_the_sum_of_unequal_links() {
     let link = Link::new;
     row("U 40/10 + 10/30", &[link(40.0, 10.0), link(10.0, 30.0)], Tolerance::Rack);
-    row("E 25/10 + 25/10", &[link(25.0, 10.0), link(25.0, 10.0)], Tolerance::Rack);
-    row("300/10 + 80/30", &[link(300.0, 10.0), link(80.0, 30.0)], Tolerance::Rack);
-    row("200/10 + 200/10", &[link(200.0, 10.0), link(200.0, 10.0)], Tolerance::Rack);
-    row("200/10 + 100/10", &[link(200.0, 10.0), link(100.0, 10.0)], Tolerance::Rack);
-    row("U, three", &[link(40.0, 10.0), link(10.0, 30.0)], Tolerance::Three);
-    let rough = |l: Link| Link { jitter: 3.0, loss: 0.0001, ..l };
-    row("U, jitter 3, loss .01 %", &[rough(link(40.0, 10.0)), rough(link(10.0, 30.0))], Tolerance::Rack);
+    let rough = |l: Link| Link { jitter: 3.0, ..l };
+    row("U, jitter 3", &[rough(link(40.0, 10.0)), rough(link(10.0, 30.0))], Tolerance::Rack);
     let shallow = |l: Link| Link { buffer: 10.0, ..l };
     row("U, buffer 10 ms", &[shallow(link(40.0, 10.0)), shallow(link(10.0, 30.0))], Tolerance::Rack);
+    row("U, three", &[link(40.0, 10.0), link(10.0, 30.0)], Tolerance::Three);
+    row("E", &[link(25.0, 10.0), link(25.0, 10.0)], Tolerance::Rack);
+    row("300/10 + 80/30", &[link(300.0, 10.0), link(80.0, 30.0)], Tolerance::Rack);
+    row("200/10 + 100/10", &[link(200.0, 10.0), link(100.0, 10.0)], Tolerance::Rack);
 }

@@ -127,7 +127,8 @@ struct Sender {
 
 struct Ack {
     cum: u64,
-    seqs: Vec<u64>,
+    /// What arrived, and whether it was a repetition: timestamps tell.
+    seqs: Vec<(u64, bool)>,
     duplicate: bool,
 }
 
@@ -199,25 +200,24 @@ impl Sender {
     fn on_ack(&mut self, now: u64, ack: &Ack) {
         let mut delivered = 0u64;
         let mut rtt = None;
-        let mut touch = |s: &mut Segment, seq: u64, this: &mut (u64, u64), seen: &mut bool, fack: u64| {
+        let mut touch = |s: &mut Segment, seq: u64, again: bool, this: &mut (u64, u64), seen: &mut bool, fack: u64| {
             if s.again == 0 {
                 rtt = Some(now - s.sent);
                 if seq < fack {
                     *seen = true;
                 }
             }
-            // An answer sooner than any round trip is one to the first sending.
-            if (s.again == 0 || now - s.sent >= self.min_rtt) && s.sent >= this.0 {
+            if (s.again > 0) == again && s.sent >= this.0 {
                 *this = (s.sent, now - s.sent);
             }
         };
-        for &seq in &ack.seqs {
+        for &(seq, again) in &ack.seqs {
             if seq < self.una || seq >= ack.cum && seq - self.una >= self.flight.len() as u64 {
                 continue;
             }
             let s = &mut self.flight[(seq - self.una) as usize];
             if s.state != State::Sacked {
-                touch(s, seq, &mut self.rack, &mut self.reordering_seen, self.fack);
+                touch(s, seq, again, &mut self.rack, &mut self.reordering_seen, self.fack);
                 if s.state == State::Lost {
                     self.lost -= 1;
                 }
@@ -431,7 +431,7 @@ impl Sender {
 struct Receiver {
     cum: u64,
     ahead: BTreeSet<u64>,
-    held: Vec<u64>,
+    held: Vec<(u64, bool)>,
     highest: Option<(u64, u64)>,
     early: u64,
     late: Vec<u64>,
@@ -463,7 +463,7 @@ impl Receiver {
             self.early += 1;
             self.ahead.insert(seq);
         }
-        self.held.push(seq);
+        self.held.push((seq, !first_time));
         at_once |= self.held.len() >= 2;
         at_once.then(|| Ack { cum: self.cum, seqs: std::mem::take(&mut self.held), duplicate })
     }
