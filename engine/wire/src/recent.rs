@@ -1,21 +1,22 @@
 //! The last packet IDs of one peer, for all cores together. IDs are random, so this is a set and not a counter; it
 //! allocates when made and never again. // spec: paths, "Hardening bounds", duplicates
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// IDs remembered per peer at least; twice as many at most.
 pub const RECENT_IDS: usize = 1024;
 
 const SLOTS: usize = RECENT_IDS * 2;
 const GENERATIONS: usize = 3;
-const EMPTY: u64 = 0;
+const EMPTY: u32 = 0;
 
-/// The last packet IDs, 48 KiB. Three tables take turns: one is filled, the one before it is still searched, the third
+/// The last packet IDs, 24 KiB: of each 32 bits besides those that say where it stands, so that of a thousand million new
+/// ones about one is taken for a repeat, which is one lost packet. Three tables take turns: one is filled, the one before it is still searched, the third
 /// has been forgotten and is emptied. So no core ever waits for another, and none moves what another reads. Two cores that
 /// get the same ID in the very instant of a turn may both take it for new; at any other time one of them wins.
 #[derive(Debug)]
 pub struct RecentIds {
-    tables: [Box<[AtomicU64]>; GENERATIONS],
+    tables: [Box<[AtomicU32]>; GENERATIONS],
     inserted: AtomicU64,
 }
 
@@ -28,13 +29,13 @@ impl Default for RecentIds {
 impl RecentIds {
     /// Remembers nothing yet.
     pub fn new() -> RecentIds {
-        let table = |_| (0..SLOTS).map(|_| AtomicU64::new(EMPTY)).collect();
+        let table = |_| (0..SLOTS).map(|_| AtomicU32::new(EMPTY)).collect();
         RecentIds { tables: std::array::from_fn(table), inserted: AtomicU64::new(0) }
     }
 
     /// Remembers `id`; false if it is a repeat.
     pub fn insert(&self, id: u64) -> bool {
-        let id = id.max(1); // 0 marks a free slot; an ID of 0 passes for 1
+        let id = Held::of(id);
         let turn = self.inserted.load(Ordering::Acquire) as usize / RECENT_IDS;
         let [current, previous] = [turn, turn + GENERATIONS - 1].map(|t| &self.tables[t % GENERATIONS]);
         if Self::contains(previous, id) || !Self::put(current, id) {
@@ -49,34 +50,44 @@ impl RecentIds {
         true
     }
 
-    fn contains(table: &[AtomicU64], id: u64) -> bool {
+    fn contains(table: &[AtomicU32], id: Held) -> bool {
         Self::probe(table, id)
             .map(|slot| slot.load(Ordering::Acquire))
             .take_while(|&held| held != EMPTY)
-            .any(|held| held == id)
+            .any(|held| held == id.tag)
     }
 
     /// False if it is there already. Half of the slots are free, but for a core that was held up for a whole turn.
-    fn put(table: &[AtomicU64], id: u64) -> bool {
+    fn put(table: &[AtomicU32], id: Held) -> bool {
         for slot in Self::probe(table, id) {
-            match slot.compare_exchange(EMPTY, id, Ordering::AcqRel, Ordering::Acquire) {
+            match slot.compare_exchange(EMPTY, id.tag, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
-                Err(held) if held == id => return false,
+                Err(held) if held == id.tag => return false,
                 Err(_) => {}
             }
         }
         true
     }
 
-    fn probe(table: &[AtomicU64], id: u64) -> impl Iterator<Item = &AtomicU64> {
-        let (before, from) = table.split_at(home(id));
+    fn probe(table: &[AtomicU32], id: Held) -> impl Iterator<Item = &AtomicU32> {
+        let (before, from) = table.split_at(id.home);
         from.iter().chain(before)
     }
 }
 
-/// Where the search for `id` begins. An authenticated peer that chooses its IDs to collide only slows its own packets.
-fn home(id: u64) -> usize {
-    (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as usize % SLOTS
+/// An ID as it is remembered. An authenticated peer that chooses its IDs to collide only hurts its own packets.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Where the search for it begins.
+    home: usize,
+    tag: u32,
+}
+
+impl Held {
+    fn of(id: u64) -> Held {
+        let mixed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Held { home: (mixed >> 53) as usize % SLOTS, tag: ((mixed >> 21) as u32).max(EMPTY + 1) }
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +119,7 @@ mod tests {
     #[test]
     fn colliding_ids_cost_time_but_not_correctness() {
         let recent = RecentIds::new();
-        let same_home: Vec<u64> = (1..).filter(|&id| home(id) == SLOTS - 1).take(3500).collect();
+        let same_home: Vec<u64> = (1..).filter(|&id| Held::of(id).home == SLOTS - 1).take(3500).collect();
         for &id in &same_home {
             assert!(recent.insert(id));
             assert!(!recent.insert(id));
