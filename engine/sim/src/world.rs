@@ -73,6 +73,14 @@ enum Happening {
     Proof { host: HostId, ticket: u64 },
 }
 
+/// What calling the node of one host costs, by a clock that the caller brought.
+struct Meter {
+    host: HostId,
+    clock: fn() -> Duration,
+    spent: Duration,
+    longest: Duration,
+}
+
 /// A router and the networks on its two sides.
 struct Router {
     nat: Nat,
@@ -90,6 +98,10 @@ pub struct World {
     /// The one of realm n is at n - 1.
     routers: Vec<Router>,
     happenings: BTreeMap<(u64, u64), Happening>,
+    /// When each host wants to be called, the soonest first, and the same by host.
+    timeouts: BTreeSet<(u64, HostId)>,
+    armed: Vec<Option<u64>>,
+    meter: Option<Meter>,
     serial: u64,
     default_link: Link,
     links: BTreeMap<(IpAddr, IpAddr), Link>,
@@ -116,6 +128,9 @@ impl World {
             realms: BTreeMap::new(),
             routers: Vec::new(),
             happenings: BTreeMap::new(),
+            timeouts: BTreeSet::new(),
+            armed: Vec::new(),
+            meter: None,
             serial: 0,
             default_link: Link::delay_ms(10),
             links: BTreeMap::new(),
@@ -198,6 +213,8 @@ impl World {
             stack: None,
             beside: None,
         });
+        self.armed.push(None);
+        self.arm(id);
         for address in addresses {
             self.add_socket_in(realm, id, address);
         }
@@ -231,6 +248,17 @@ impl World {
     /// Puts a controller beside a host's node.
     pub fn put_beside(&mut self, host: HostId, controller: Box<dyn Beside>) {
         self.hosts[host.0].beside = Some(controller);
+        self.arm(host);
+    }
+
+    /// From now on counts what calling one host's node costs by this clock.
+    pub fn set_meter(&mut self, host: HostId, clock: fn() -> Duration) {
+        self.meter = Some(Meter { host, clock, spent: Duration::ZERO, longest: Duration::ZERO });
+    }
+
+    /// What was counted since [`World::set_meter`]: all calls together, and the longest.
+    pub fn metered(&self) -> (Duration, Duration) {
+        self.meter.as_ref().map(|m| (m.spent, m.longest)).unwrap_or_default()
     }
 
     /// How all links of the internet behave that have no behaviour of their own.
@@ -271,8 +299,16 @@ impl World {
 
     /// Talks to a host's node now, and carries out what it wants done.
     pub fn with<R>(&mut self, host: HostId, talk: impl FnOnce(&mut Node, Now) -> R) -> R {
+        let meter = self.meter.as_mut().filter(|m| m.host == host);
+        let before = meter.as_ref().map(|m| (m.clock)());
         let result = talk(&mut self.hosts[host.0].node, self.now);
+        if let (Some(meter), Some(before)) = (meter, before) {
+            let took = (meter.clock)().saturating_sub(before);
+            meter.spent += took;
+            meter.longest = meter.longest.max(took);
+        }
         self.drain(host);
+        self.arm(host);
         result
     }
 
@@ -305,7 +341,7 @@ impl World {
     /// Does the next thing that is due by `end`; false if there is none.
     fn step(&mut self, end: Now) -> bool {
         let happening = self.happenings.keys().next().map(|&(at_us, _)| at_us);
-        let timeout = self.timeouts().min();
+        let timeout = self.timeouts.first().copied();
         let due_us = [happening, timeout.map(|(at_us, _)| at_us)].into_iter().flatten().min();
         let Some(due_us) = due_us.map(|us| us.max(self.now.mono_us)).filter(|&us| us <= end.mono_us) else {
             return false;
@@ -326,12 +362,16 @@ impl World {
         true
     }
 
-    fn timeouts(&self) -> impl Iterator<Item = (u64, HostId)> {
-        self.hosts.iter().enumerate().flat_map(|(i, host)| {
-            let beside = host.beside.as_ref().and_then(|b| b.poll_timeout());
-            let due = [host.node.poll_timeout(), beside].into_iter().flatten();
-            due.map(move |ms| (ms * 1000, HostId(i)))
-        })
+    /// Notes when a host wants to be called.
+    fn arm(&mut self, id: HostId) {
+        let host = &self.hosts[id.0];
+        let beside = host.beside.as_ref().and_then(|b| b.poll_timeout());
+        let due_us = [host.node.poll_timeout(), beside].into_iter().flatten().min().map(|ms| ms * 1000);
+        let armed_us = std::mem::replace(&mut self.armed[id.0], due_us);
+        if armed_us != due_us {
+            armed_us.map(|us| self.timeouts.remove(&(us, id)));
+            due_us.map(|us| self.timeouts.insert((us, id)));
+        }
     }
 
     fn happen(&mut self, happening: Happening) {
