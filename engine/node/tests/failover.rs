@@ -396,7 +396,7 @@ fn a_redirect_takes_effect_only_when_its_target_answers_and_not_one_frame_is_sen
     b.join_open();
     b.receive_frame(root, 5, AT_ROOT, 0);
     b.take();
-    let record = PathRecord { flags: PathRecord::CLUSTER_REDIRECT, endpoint: addr(TARGET) };
+    let record = PathRecord { flags: PathRecord::CLUSTER_REDIRECT, extension: b"", endpoint: addr(TARGET) };
     let mut push = Vec::new();
     PathRecord::write_all(&[record], &mut push);
     let to = |b: &mut Bench| {
