@@ -1,7 +1,7 @@
 //! Peers that are not in memory any more but whose identity and endpoints are kept, here and on disk. A peer's return
 //! then costs no WHOIS. // spec: paths, "Created from a world or the cache"
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -67,31 +67,34 @@ impl CachedPeer {
 /// The forgotten peers, bounded; the one forgotten first goes first.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    peers: BTreeMap<Address, CachedPeer>,
-    order: VecDeque<Address>,
+    peers: BTreeMap<Address, (u64, CachedPeer)>,
+    /// In the order of their turn.
+    order: BTreeMap<u64, Address>,
+    next_turn: u64,
 }
 
 impl Cache {
     fn insert(&mut self, peer: CachedPeer) {
         let address = peer.identity.address();
-        if self.peers.insert(address, peer).is_none() {
-            self.order.push_back(address);
-        }
+        self.next_turn += 1;
+        let turn = self.peers.get(&address).map_or(self.next_turn, |(turn, _)| *turn);
+        self.peers.insert(address, (turn, peer));
+        self.order.insert(turn, address);
         while self.order.len() > CACHED_PEERS_MAX {
-            let Some(oldest) = self.order.pop_front() else { break };
+            let Some((_, oldest)) = self.order.pop_first() else { break };
             self.peers.remove(&oldest);
         }
     }
 
     pub(crate) fn remove(&mut self, address: Address) -> Option<CachedPeer> {
-        let peer = self.peers.remove(&address)?;
-        self.order.retain(|&a| a != address);
+        let (turn, peer) = self.peers.remove(&address)?;
+        self.order.remove(&turn);
         Some(peer)
     }
 
     /// Forgets this identity; another one of the same address stays.
     pub(crate) fn remove_identity(&mut self, identity: &Identity) {
-        if self.peers.get(&identity.address()).is_some_and(|p| p.identity == *identity) {
+        if self.peers.get(&identity.address()).is_some_and(|(_, p)| p.identity == *identity) {
             self.remove(identity.address());
         }
     }
@@ -166,6 +169,7 @@ impl Node {
         if self.peers.remove(address).is_some_and(|p| p.announced_direct) {
             self.event(crate::Event::PeerRelayed { peer: address });
         }
+        self.proofs.forget(address);
         self.watched.remove(&address);
         self.plan_peer(now, address);
     }

@@ -136,6 +136,10 @@ numbers! {
         spread_probes;
         /// Those that reached their peer.
         spread_successes;
+        /// Entries of PUSH_DIRECT_PATHS not probed: a stranger names an address that is not global.
+        push_stranger;
+        /// Probes not sent: their target had its share, whoever named it.
+        probes_over_target;
         /// How others see us, told by strangers.
         surface_stranger;
         /// How others see us, no room for it.
@@ -218,6 +222,8 @@ numbers! {
         reassembly_bytes;
         /// Reports of how others see us.
         surfaces;
+        /// Addresses probed of late that may not be those of peers.
+        targets;
         /// Proofs of work that the worker has.
         proofs;
         /// Pairs introduced lately.

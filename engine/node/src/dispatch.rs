@@ -84,8 +84,10 @@ impl Node {
     }
 
     fn echo(&mut self, now: Now, arrival: &Arrival, from: Address, id: u64, payload: &[u8]) -> Heard {
+        let (known, friends) = (self.peers.len(), self.peers.friends());
         let of_peer = || self.peers.get_mut(from).is_some_and(|p| p.echo_answers.take(ECHO_ANSWERS, now.ms()));
-        if !self.gates.echo(arrival.path, now.ms(), of_peer) {
+        let friends = if self.roots.is_upstream() { known } else { friends };
+        if !self.gates.echo(arrival.path, now.ms(), friends, of_peer) {
             self.counters.echo_gated += 1;
             return Heard::NO;
         }

@@ -10,7 +10,6 @@ use crate::gate::{Bucket, Rate, Stamp};
 use crate::limits::*;
 use crate::path::Path;
 
-const ECHO_ANSWERS: Rate = Rate::per_second(ECHO_ANSWERS_PER_S);
 const HELLO_ANSWERS: Rate = Rate::per_second(HELLO_ANSWERS_PER_PATH_PER_S);
 const CHALLENGES: Rate = Rate::per_second(CHALLENGES_PER_S);
 const IDENTITIES_OF_PREFIX: Rate = Rate::one_per(IDENTITY_GATE_MS as u32, IDENTITY_BURST);
@@ -88,10 +87,11 @@ impl Gates {
         of_peer() && of_path(self.path(path, now_ms))
     }
 
-    /// An ECHO over `path` may be answered. `of_peer` is the gate of who sent it.
-    pub(crate) fn echo(&mut self, path: Path, now_ms: u64, of_peer: impl FnOnce() -> bool) -> bool {
+    /// An ECHO over `path` may be answered; `friends` have a right to some. `of_peer` is the gate of who sent it.
+    pub(crate) fn echo(&mut self, path: Path, now_ms: u64, friends: usize, of_peer: impl FnOnce() -> bool) -> bool {
+        let of_node = Rate::per_second(ECHO_ANSWERS_PER_S + ECHO_ANSWERS_PER_FRIEND_PER_S * friends as u32);
         self.both(path, now_ms, of_peer, |gate| gate.echo.pass(ECHO_GATE_MS, now_ms))
-            && self.echo_answers.take(ECHO_ANSWERS, now_ms)
+            && self.echo_answers.take(of_node, now_ms)
     }
 
     /// A HELLO of a known identity over `path` may be answered. `of_peer` is the gate of who sent it.
@@ -215,12 +215,14 @@ mod tests {
     fn echoes_are_answered_every_166_ms_per_path_and_500_times_a_second_in_all() {
         let mut gates = Gates::default();
         assert!(
-            gates.echo(path(1), 0, || true)
-                && !gates.echo(path(1), 165, || panic!("not asked"))
-                && gates.echo(path(1), 166, || true)
+            gates.echo(path(1), 0, 0, || true)
+                && !gates.echo(path(1), 165, 0, || panic!("not asked"))
+                && gates.echo(path(1), 166, 0, || true)
         );
-        let answered = (2..2000).filter(|&n| gates.echo(path(n), 166, || true)).count();
+        let answered = (2..2000).filter(|&n| gates.echo(path(n), 166, 0, || true)).count();
         assert!((480..=ECHO_ANSWERS_PER_S as usize).contains(&answered), "{answered}");
+        let more = (2000..4000).filter(|&n| gates.echo(path(n), 166, 100, || true)).count();
+        assert_eq!(more, (100 * ECHO_ANSWERS_PER_FRIEND_PER_S) as usize, "for a hundred friends");
     }
 
     #[test]

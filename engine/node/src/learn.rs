@@ -120,6 +120,7 @@ impl Node {
             (slot.first, slot.port) = (first, port);
         }
         self.spread_learned(now, path, from);
+        self.targets.proven(path.remote.ip(), now.ms());
         self.path_changed(now, from);
     }
 
@@ -160,6 +161,10 @@ impl Node {
             self.counters.challenge_over_rate += 1;
             return false;
         }
+        if !self.may_probe(now, to, path.remote, self.first_of_links(path.remote).len()) {
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(to) else { return false };
         peer.challenged.push((path, Stamp::at(now_ms)));
         true
     }
@@ -172,6 +177,7 @@ impl Node {
             endpoint::is_valid_path(remote) || (self.settings.allow_loopback && endpoint::scope(ip) == Scope::Loopback);
         let good = valid
             && remote.port() != 0
+            && !self.sockets.values().any(|s| s.local == remote)
             && self.roots.pins(peer).is_none_or(|endpoints| endpoints.iter().any(|e| e.ip() == ip))
             && !self.roots.relays_from(remote, peer, &self.peers)
             && !self.managed_prefixes_contain(ip)
@@ -192,7 +198,13 @@ impl Node {
         full: bool,
     ) {
         let Some(peer) = self.peers.get(to) else { return };
-        if !full && crate::peer::takes_echo(peer.version) {
+        let echo = !full && crate::peer::takes_echo(peer.version);
+        let proven = peer.slots.iter().any(|s| s.path.remote == remote);
+        let copies = if echo && socket.is_some() { 1 } else { self.fan_out(remote).len() };
+        if !proven && !self.may_probe(now, to, remote, copies) {
+            return;
+        }
+        if echo {
             self.send_echo(now, to, socket, remote, None);
             self.note_echo(now, to);
         } else if let Some(own) = socket.filter(|s| self.spreads.is_adopted(*s)) {

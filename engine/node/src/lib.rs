@@ -79,6 +79,7 @@ mod settings;
 mod spread;
 mod status;
 mod surface;
+mod targets;
 mod timers;
 mod upstream;
 mod waiting;
@@ -127,6 +128,7 @@ pub struct Node {
     queue: waiting::Queue,
     reassembler: Reassembler<Path>,
     surfaces: surface::Surfaces,
+    targets: targets::Targets,
     /// Counts the states of the addresses at which we can be reached.
     surface_generation: u64,
     proofs: proof::Proofs,
@@ -169,6 +171,7 @@ impl Node {
             queue: waiting::Queue::default(),
             reassembler,
             surfaces: surface::Surfaces::default(),
+            targets: targets::Targets::default(),
             surface_generation: 0,
             proofs: proof::Proofs::default(),
             introductions: relay::Introductions::default(),
@@ -241,6 +244,7 @@ impl Node {
             reassembly_sets: self.reassembler.sets(),
             reassembly_bytes: self.reassembler.bytes(),
             surfaces: self.surfaces.len(),
+            targets: self.targets.len(),
             proofs: self.proofs.len(),
             introduced_pairs: self.introductions.len(),
             rendezvous_held,

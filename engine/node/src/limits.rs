@@ -72,6 +72,9 @@ pub const ECHO_GATE_MS: u64 = 166;
 pub const ECHO_ANSWERS_PER_PEER_PER_S: u32 = 64;
 /// ECHO answers per node. 1/s, spec.
 pub const ECHO_ANSWERS_PER_S: u32 = 500;
+/// And so many more for every peer that is no stranger, or whom a root knows: who is not answered thinks the path dead.
+/// 1/s, ours; the pace of [`WATCH_PROBE_MS`].
+pub const ECHO_ANSWERS_PER_FRIEND_PER_S: u32 = 6;
 /// HELLO answers per path to known identities. 1/s, spec.
 pub const HELLO_ANSWERS_PER_PATH_PER_S: u32 = 2;
 /// HELLO answers per known identity. 1/s, spec.
@@ -255,6 +258,17 @@ pub const SPREADS_MAX: usize = 2;
 pub const SPREAD_ADOPTED_MAX: usize = 256;
 /// Relayed peers that are watched for needing one.
 pub const SPREAD_PEERS_MAX: usize = 1_024;
+
+// Targets of probes: IPv4 addresses, or 64 bits of IPv6 ones, where nobody has proved to be.
+
+/// Probes and challenges to one target that are not answered, in any 10 s: this and the burst. ours.
+pub const TARGET_PROBES_PER_10_S: u32 = 32;
+/// And at once; half of it if strangers cause them. ours.
+pub const TARGET_PROBES_BURST: u32 = 96;
+/// Given back for every path that is found: an opening packet, a probe and its three repetitions, from some links. ours.
+pub const TARGET_PROBES_BACK: u64 = 8;
+/// Targets remembered: what the rates of pushes and challenges can fill in 10 s. ours.
+pub const TARGETS_MAX: usize = 4_096;
 
 // Surfaces.
 

@@ -250,6 +250,7 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(network.controller()) {
             peer.controller = still;
         }
+        self.peers.count_strangers();
     }
 
     /// It controls a network that we joined.

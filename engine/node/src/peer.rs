@@ -280,6 +280,8 @@ fn same_network(a: &Path, b: &Path) -> bool {
 #[derive(Default)]
 pub(crate) struct Peers {
     table: BTreeMap<Address, Peer>,
+    /// No more strangers than this, so that they need not be counted for every newcomer.
+    strangers_at_most: usize,
 }
 
 impl Peers {
@@ -309,26 +311,39 @@ impl Peers {
 
     pub(crate) fn insert(&mut self, peer: Peer) {
         self.table.insert(peer.address(), peer);
+        self.strangers_at_most += 1;
     }
 
     pub(crate) fn remove(&mut self, address: Address) -> Option<Peer> {
-        self.table.remove(&address)
+        let gone = self.table.remove(&address);
+        self.strangers_at_most -= usize::from(gone.as_ref().is_some_and(Peer::stranger));
+        gone
+    }
+
+    /// Counts the strangers anew: now and then, and when roots or controllers may have become strangers.
+    pub(crate) fn count_strangers(&mut self) {
+        self.strangers_at_most = self.table.values().filter(|p| p.stranger()).count();
+    }
+
+    /// Peers that are no strangers, at least.
+    pub(crate) fn friends(&self) -> usize {
+        self.table.len() - self.strangers_at_most.min(self.table.len())
     }
 
     /// Who must go so that one more fits: the stranger silent for longest. `Err` if the table is full of peers that are
     /// no strangers.
     // spec: paths, "Hardening bounds", peers
-    pub(crate) fn make_room(&self, strangers_max: usize, now_ms: u64) -> Result<Option<Address>, Full> {
+    pub(crate) fn make_room(&mut self, strangers_max: usize, now_ms: u64) -> Result<Option<Address>, Full> {
         let full = self.table.len() >= PEERS_MAX;
-        if !full && self.table.len() < strangers_max {
-            return Ok(None);
+        if !full && self.strangers_at_most >= strangers_max {
+            self.count_strangers();
         }
-        let strangers = || self.table.values().filter(|p| p.stranger());
-        if !full && strangers().count() < strangers_max {
+        if !full && self.strangers_at_most < strangers_max {
             return Ok(None);
         }
         let silence = |p: &&Peer| (p.last_receive.age(now_ms), now_ms.saturating_sub(p.created_ms));
-        strangers().max_by_key(silence).map(|p| Some(p.address())).ok_or(Full)
+        let strangers = self.table.values().filter(|p| p.stranger());
+        strangers.max_by_key(silence).map(|p| Some(p.address())).ok_or(Full)
     }
 }
 

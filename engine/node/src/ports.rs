@@ -24,7 +24,7 @@ impl Node {
     }
 
     /// Of each link the first socket that has the remote's family.
-    fn first_of_links(&self, remote: SocketAddr) -> Vec<&Socket> {
+    pub(crate) fn first_of_links(&self, remote: SocketAddr) -> Vec<&Socket> {
         let mut of_family: Vec<&Socket> =
             self.sockets.values().filter(|s| s.local.is_ipv4() == remote.is_ipv4()).collect();
         of_family.sort_by_key(|s| (s.port, s.id));

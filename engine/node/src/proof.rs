@@ -1,7 +1,7 @@
 //! Proofs of work: identities that a worker is to check, because one check takes 25 ms. Newcomers wait for the verdict;
 //! peers told by an upstream are used meanwhile. // spec: paths, "Hardening bounds", new identities
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use wire::{Address, Identity, Keys, Now};
@@ -33,6 +33,8 @@ impl Question {
 pub(crate) struct Proofs {
     next_ticket: u64,
     pending: BTreeMap<u64, (u64, Question)>,
+    /// Peers that are still to be checked.
+    wanted: BTreeSet<Address>,
     /// Identities that failed, the oldest first: address and key, because the address may have an honest owner.
     refused: VecDeque<Fingerprint>,
 }
@@ -75,6 +77,16 @@ impl Proofs {
 
     pub(crate) fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// A peer is to be checked when the worker has room.
+    pub(crate) fn want(&mut self, peer: Address) {
+        self.wanted.insert(peer);
+    }
+
+    /// A peer is none any more.
+    pub(crate) fn forget(&mut self, peer: Address) {
+        self.wanted.remove(&peer);
     }
 }
 
@@ -134,6 +146,7 @@ impl Node {
                 && let Some(peer) = self.peers.get_mut(identity.address()).filter(|p| *p.identity == *identity)
             {
                 peer.proof = Proof::Wanted;
+                self.proofs.wanted.insert(identity.address());
             }
         }
         self.proofs.pending.retain(|_, asked| !lost(asked));
@@ -143,8 +156,8 @@ impl Node {
     /// newcomers.
     pub(crate) fn prove_wanted(&mut self, now: Now) {
         while self.proofs.len() < PROOF_QUEUE_MAX / 2 {
-            let wanted = self.peers.iter_mut().find(|(_, p)| p.proof == Proof::Wanted);
-            let Some((_, peer)) = wanted else { return };
+            let Some(address) = self.proofs.wanted.pop_first() else { return };
+            let Some(peer) = self.peers.get_mut(address).filter(|p| p.proof == Proof::Wanted) else { continue };
             peer.proof = Proof::Asked;
             let identity = (*peer.identity).clone();
             let ticket = self.proofs.ask(Question::Peer(identity.clone()), now.ms());

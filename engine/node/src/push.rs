@@ -143,6 +143,11 @@ impl Node {
             let redirect = flags & PathRecord::CLUSTER_REDIRECT != 0;
             let known = |s: &crate::path::Slot| s.path.remote == endpoint && !s.expired(now.ms());
             let Some(peer) = self.peers.get(from) else { break };
+            // Who shares a network with us may share a LAN too; anybody else has no business there.
+            if peer.stranger() && !self.settings.allow_loopback && class(endpoint).0 != Scope::Global {
+                self.counters.push_stranger += 1;
+                continue;
+            }
             if (!redirect && peer.slots.iter().any(known)) || !self.acceptable(from, endpoint) {
                 continue;
             }

@@ -66,7 +66,9 @@ impl Node {
             return;
         }
         // spec: paths, "Hardening bounds", relaying; a peer's other sockets behind the same IP are the same host
-        if !self.peers.get(source).is_some_and(|p| sends_from(p, &path, now.ms())) {
+        // What another root passes on has been judged there.
+        let by_root = hops > 0 && self.is_from_root(&path, now);
+        if !by_root && !self.peers.get(source).is_some_and(|p| sends_from(p, &path, now.ms())) {
             self.counters.relay_unverified_source += 1;
             return;
         }
@@ -74,7 +76,7 @@ impl Node {
             self.counters.relay_over_rate += 1;
             return;
         }
-        let Some(way) = self.onward(now, destination, Some(source)) else { return };
+        let Some(way) = self.onward(now, destination, Some(source), by_root) else { return };
         packet.increment_hops();
         self.forward(now, way, datagram);
         let other = if way.owner == destination { destination } else { way.owner };
@@ -97,16 +99,24 @@ impl Node {
             Some(false) => return self.counters.relay_over_rate += 1,
             None => return self.counters.relay_unverified_source += 1,
         }
-        let Some(way) = self.onward(now, part.destination(), None) else { return };
+        let by_root = self.is_from_root(&path, now);
+        let Some(way) = self.onward(now, part.destination(), None, by_root) else { return };
         part.increment_hops();
         self.forward(now, way, datagram);
     }
 
-    /// Where to forward to: the destination itself, or the best of our own upstreams.
-    fn onward(&mut self, now: Now, to: Address, source: Option<Address>) -> Option<Way> {
+    /// Another root sends from there.
+    fn is_from_root(&self, path: &Path, now: Now) -> bool {
+        let root = |(address, _)| self.peers.get(address).is_some_and(|p| sends_from(p, path, now.ms()));
+        self.roots.upstreams().any(root)
+    }
+
+    /// Where to forward to: the destination itself, or the best of our own upstreams, which does not get back what comes
+    /// from there.
+    fn onward(&mut self, now: Now, to: Address, source: Option<Address>, by_root: bool) -> Option<Way> {
         let direct = self.peers.get(to).and_then(|p| p.best_slot(now.ms()));
         let way = direct.map(|s| Way { path: s.path, owner: to }).or_else(|| {
-            let upstream = self.roots.best().filter(|u| Some(*u) != source)?;
+            let upstream = self.roots.best().filter(|u| !by_root && Some(*u) != source)?;
             let slot = self.peers.get(upstream)?.any_slot(now.ms())?;
             Some(Way { path: slot.path, owner: upstream })
         });

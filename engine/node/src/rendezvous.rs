@@ -150,9 +150,10 @@ impl Node {
     fn meet_at(&mut self, now: Now, peer: Address, path: Path) {
         let Path { socket, remote } = path;
         let wait_ms = self.opening_ms(now, remote);
-        if wait_ms > 0 {
+        if wait_ms > 0 && self.may_probe(now, peer, remote, 1) {
             self.open_own_nat(Some(socket), remote, HOLE_PUNCH_TTL);
-        } else {
+        }
+        if wait_ms == 0 {
             self.contact(now, peer, Some(socket), remote, false);
         }
         let first = (wait_ms > 0).then_some(0);
@@ -167,7 +168,7 @@ impl Node {
         if wait_ms == 0 {
             return self.contact(now, peer, None, remote, false);
         }
-        if !self.rendezvous.is_probing(peer, remote) {
+        if !self.rendezvous.is_probing(peer, remote) && self.may_probe(now, peer, remote, self.fan_out(remote).len()) {
             self.open_own_nat(None, remote, HOLE_PUNCH_TTL);
         }
         self.probe_later(now, wait_ms, peer, None, remote);

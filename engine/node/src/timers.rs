@@ -103,11 +103,13 @@ impl Node {
         for address in gone {
             self.forget(now, address);
         }
+        self.peers.count_strangers();
         self.surfaces.expire(now_ms);
         self.timers.lost_paths.retain(|(_, _, at)| now_ms.saturating_sub(*at) < LOST_PATHS_MS);
         self.narrowed.expire(now_ms);
         self.spreads.forget_idle(now_ms);
         self.gates.expire(now_ms);
+        self.targets.expire(now_ms);
         self.introductions.expire(now_ms);
         self.authorised.expire(now_ms);
     }

@@ -132,6 +132,7 @@ impl Node {
         for (address, peer) in self.peers.iter_mut() {
             peer.upstream = upstreams.iter().any(|(a, _)| a == address);
         }
+        self.peers.count_strangers();
         for (address, identity) in upstreams {
             // The world's word counts more than a key that somebody else told us.
             if self.peers.get(address).is_some_and(|p| *p.identity != *identity) {

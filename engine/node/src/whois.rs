@@ -183,6 +183,9 @@ impl Node {
         peer.ping_ms = PEER_PING_MS - PEER_PING_JITTER_MS + self.random_below(2 * PEER_PING_JITTER_MS);
         peer.upstream = self.roots.is_upstream_address(address);
         peer.controller = self.is_our_controller(address);
+        if peer.proof == Proof::Wanted {
+            self.proofs.want(address);
+        }
         self.peers.insert(peer);
         self.prove_wanted(now);
         true

@@ -156,6 +156,9 @@ fn s08_eight_addresses_of_a_class_are_tried() {
     let (mut b, _) = Bench::leaf();
     let p = b.actor(10);
     b.befriend(p, 5, AT_P);
+    b.join_open();
+    b.receive_frame(p, 5, AT_P, 0);
+    b.take();
     let records: Vec<String> =
         (0..20).flat_map(|n| [format!("44.9.8.{n}:1"), format!("10.1.1.{n}:1"), format!("[2600::{n:x}]:1")]).collect();
     push(&mut b, p, &records.iter().map(|r| (0, r.as_str())).collect::<Vec<_>>());

@@ -161,9 +161,9 @@ fn unknown_paths_are_challenged_4_times_a_second_per_peer_and_200_times_in_all()
     }
     b.advance(2000);
     b.take();
-    for &p in &peers {
+    for (i, &p) in peers.iter().enumerate() {
         for n in 0..10 {
-            b.receive(p, 5, &format!("44.41.{n}.1:9993"), Verb::Nop, b"");
+            b.receive(p, 5, &format!("44.{}.{n}.1:9993", 41 + i), Verb::Nop, b"");
         }
     }
     let sent = b.take();
@@ -470,9 +470,16 @@ fn a_root_that_passes_on_to_its_own_upstream_introduces_once_in_30_s() {
     let sent = b.take();
     assert_eq!(only(&sent, Verb::Rendezvous).len(), 2);
     assert_eq!(sent.iter().filter(|s| s.remote == addr(AT_ROOT) && s.verb.is_none()).count(), 50);
+    // What it passes on to us is for whom we know, whoever the source is; it has been judged there.
+    b.deliver(5, AT_ROOT, between(node(0x77_0000_0002), p, 1));
+    let passed: Vec<_> = b.take().iter().filter(|s| s.verb.is_none()).map(|s| s.remote).collect();
+    assert_eq!(passed, [addr(AT_P)]);
+    b.deliver(5, "44.66.66.66:1", between(node(0x77_0000_0002), p, 1));
+    assert_eq!(b.node.counters().relay_unverified_source, 1, "nobody else's word counts");
     // What that upstream sends us for somebody unknown does not go back to it.
     b.deliver(5, AT_ROOT, between(other, node(0x77_0000_0001), 0));
-    assert_eq!(b.node.counters().relay_no_route, 1);
+    b.deliver(5, AT_ROOT, between(node(0x77_0000_0002), node(0x77_0000_0001), 1));
+    assert_eq!(b.node.counters().relay_no_route, 2);
 }
 
 #[test]
