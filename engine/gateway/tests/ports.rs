@@ -81,8 +81,16 @@ fn ports_are_as_the_operator_says_and_without_the_further_ones_there_is_one() {
 fn two_that_cannot_meet_at_their_first_ports_meet_at_others() {
     let mut world = World::new("other", &Options::default());
     // Nothing that A's first port sends to B arrives, nor the other way round; the root is not concerned.
-    let rules = "table inet t { chain i { type filter hook input priority 0; ip saddr 10.90.0.3 udp dport 9993 drop; }
-        chain o { type filter hook output priority 0; ip daddr 10.90.0.3 udp sport 9993 drop; } }";
+    let rules = "table inet t {
+        chain i {
+            type filter hook input priority 0
+            ip saddr 10.90.0.3 udp dport 9993 drop
+        }
+        chain o {
+            type filter hook output priority 0
+            ip daddr 10.90.0.3 udp sport 9993 drop
+        }
+    }";
     inside(&world.spaces[0], &["nft", rules]);
     network(&mut world);
     let [a, b] = &world.gateways;
