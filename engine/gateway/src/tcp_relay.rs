@@ -240,7 +240,9 @@ impl Outbox {
     }
 }
 
-/// What a connection says to the control thread.
+/// What the connection of a number says to the control thread.
+type Report = (u64, News);
+
 #[derive(Debug)]
 enum News {
     Up,
@@ -248,7 +250,7 @@ enum News {
     Down(io::Error),
 }
 
-async fn connect(relay: SocketAddrV4, outbox: Rc<Outbox>, news: mpsc::Sender<(u64, News)>, number: u64) {
+async fn connect(relay: SocketAddrV4, outbox: Rc<Outbox>, news: mpsc::Sender<Report>, number: u64) {
     let error = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(relay)).await {
         Ok(Ok(stream)) => carry(stream, &outbox, &news, number).await.err(),
         Ok(Err(error)) => Some(error),
@@ -262,7 +264,7 @@ async fn connect(relay: SocketAddrV4, outbox: Rc<Outbox>, news: mpsc::Sender<(u6
 async fn carry(
     mut stream: TcpStream,
     outbox: &Outbox,
-    news: &mpsc::Sender<(u64, News)>,
+    news: &mpsc::Sender<Report>,
     number: u64,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -360,7 +362,7 @@ pub struct Fallback {
     connection: Option<Connection>,
     /// Connections so far; names them, and their sockets.
     number: u64,
-    news: (mpsc::Sender<(u64, News)>, mpsc::Receiver<(u64, News)>),
+    news: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     /// What happened so far.
     pub counters: Counters,
 }

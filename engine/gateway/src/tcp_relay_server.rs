@@ -29,7 +29,7 @@ const BACKLOG: i32 = 64;
 /// What clients may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Clients at a time; more are turned away.
+    /// Clients at a time; more are turned away. Each takes two of the descriptors that the whole gateway shares.
     pub clients: usize,
     /// Of them from one address.
     pub clients_per_ip: usize,
@@ -49,8 +49,8 @@ pub const DATAGRAM_COST: u64 = 128;
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            clients: 1024,
-            clients_per_ip: 64,
+            clients: 256,
+            clients_per_ip: 32,
             bytes_per_s: 4 << 20,
             flood_s: 8,
             idle: Duration::from_secs(300),

@@ -183,6 +183,12 @@ impl Node {
         }
     }
 
+    /// Some upstream is reached at an IPv4 address of the Internet.
+    pub fn has_internet_root(&self) -> bool {
+        let far = |e: &SocketAddr| e.is_ipv4() && scope(e.ip()) == Scope::Global;
+        self.roots.upstreams().any(|(_, upstream)| upstream.endpoints.iter().any(far))
+    }
+
     /// When an authenticated packet last came straight from an address of the Internet to one of these sockets, in
     /// milliseconds of the monotonic clock. // spec: paths, "TCP fallback", Gateway: only authenticated UDP counts
     pub fn heard_from_the_internet_ms(&self, over: impl Fn(LocalSocketId) -> bool) -> Option<u64> {

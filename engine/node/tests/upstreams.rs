@@ -626,24 +626,28 @@ fn we_are_online_while_one_root_answers_and_offline_after_500_s_without_any() {
 fn udp_counts_as_heard_only_if_it_is_authentic_straight_and_from_the_internet() {
     let (mut b, root) = Bench::leaf();
     let heard = |b: &Bench, socket| b.node.heard_from_the_internet_ms(|s| s == LocalSocketId(socket));
+    assert!(b.node.has_internet_root());
     b.silence(root);
     let before = heard(&b, 5).expect("the root was");
     b.advance(1000);
     b.deliver(5, AT_ROOT, vec![7; 100]);
     assert_eq!((heard(&b, 5), heard(&b, 42)), (Some(before), None), "junk is nothing");
     b.receive(root, 5, AT_ROOT, Verb::Nop, b"");
-    assert_eq!(heard(&b, 5), Some(b.ms()));
+    assert_eq!(heard(&b, 5), Some(b.now.ms()));
     let p = b.actor(10);
-    b.sockets(&[7]);
-    b.befriend(p, 7, "10.9.9.9:9993");
-    assert!(b.paths(p).iter().any(|(socket, _)| *socket == 7));
-    assert_eq!(heard(&b, 7), None, "the LAN is not the Internet");
+    b.sockets(&[70]);
+    b.befriend(p, 70, "10.9.9.9:9993");
+    assert!(b.paths(p).iter().any(|(socket, _)| *socket == 70));
+    assert_eq!(heard(&b, 70), None, "the LAN is not the Internet");
     b.take();
     b.node.greet_upstreams(b.now, |s| s == LocalSocketId(5));
     b.drain();
     let sent = b.take();
     assert_eq!(verbs(&sent), [(Some(Verb::Hello), addr(AT_ROOT))]);
     assert_eq!(sent[0].socket, Some(5));
+    let (mut inside, root) = (Bench::new(1), b.actors[&root].identity());
+    inside.node.restore_planet(inside.now, &planet(&[(&root, &["10.1.1.1:9993"])], 1).to_bytes()).unwrap();
+    assert!(!inside.node.has_internet_root(), "a root in the LAN");
 }
 
 #[test]

@@ -44,7 +44,11 @@ impl Control {
     }
 
     pub(super) fn look_at_fallback(&mut self, now: Now) {
-        let heard = self.p.node.heard_from_the_internet_ms(|socket| !is_tunnel(socket));
+        // Whose roots are all in the LAN has nobody to fall back to.
+        let heard = match self.p.node.has_internet_root() {
+            true => self.p.node.heard_from_the_internet_ms(|socket| !is_tunnel(socket)),
+            false => Some(now.ms()),
+        };
         match self.fallback.due(now, heard) {
             None => {}
             Some(Due::Probe) => self.p.node.greet_upstreams(now, |socket| !is_tunnel(socket)),
