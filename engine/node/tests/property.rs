@@ -499,8 +499,8 @@ impl<'a> Play<'a> {
                         "{when}: {to} has not heard {from} for {silent} ms, and they were direct"
                     );
                 }
-                for root in 0..self.roots.len() {
-                    self.world.add_socket(self.roots[root], ROOT_AT[root]);
+                for (root, at) in self.roots.clone().into_iter().zip(ROOT_AT) {
+                    self.world.add_socket(root, at);
                 }
                 settle_ms = OTHER_ROOT_MS;
             }

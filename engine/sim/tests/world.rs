@@ -256,8 +256,8 @@ fn the_line_of_a_home_is_shared_by_all_that_it_sends_to() {
     let pongs = |w: &mut sim::World| w.host(host).delivered.iter().filter(|(_, f)| asker.pong(f).is_some()).count();
     assert!(lab.world.run_until(2000, |w| pongs(w) == 20));
     let took = lab.world.now().ms() - start;
-    // 20 x 1200 bytes and headers at 1 Mbit/s.
-    assert!((200..260).contains(&took), "{took} ms");
+    // 20 x 1200 bytes and headers at 1 Mbit/s, and what else goes out meanwhile.
+    assert!((200..300).contains(&took), "{took} ms");
 }
 
 #[test]
