@@ -11,6 +11,7 @@ use std::sync::Arc;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use node::LocalSocketId;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
@@ -79,7 +80,8 @@ impl SpreadSockets {
     pub fn send(&self, id: LocalSocketId, remote: SocketAddr, ttl: Option<u8>, datagram: &[u8]) -> bool {
         let Some(Held { socket, .. }) = self.held.get(&id) else { return false };
         let usual = ttl.and_then(|ttl| Some((socket.ttl().ok()?, socket.set_ttl(ttl.into()).ok()?)));
-        let _ = socket.try_send_to(datagram, remote);
+        // Not by way of the reactor, which takes a new socket for full until it has looked.
+        let _ = SockRef::from(&**socket).send_to(datagram, &remote.into());
         if let Some((usual, ())) = usual {
             let _ = socket.set_ttl(usual);
         }
