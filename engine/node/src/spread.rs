@@ -231,7 +231,8 @@ impl Node {
         let idle = now_ms.saturating_sub(relayed.last_frame_ms) >= SPREAD_IDLE_MS;
         if direct || idle || !self.settings.port_spread {
             relayed.due_ms = now_ms + SPREAD_PAUSE_MS;
-            if relayed.ended_ms.is_none() && relayed.offers == 0 {
+            // What it offered and when one ended is remembered.
+            if relayed.ended_ms.is_none() && relayed.heard.is_none() && relayed.offers == 0 {
                 self.spreads.relayed.remove(&peer);
             }
             return;

@@ -176,6 +176,19 @@ fn s08_eight_addresses_of_a_class_are_tried() {
 }
 
 #[test]
+fn a_place_that_its_owner_takes_back_is_not_probed_any_more() {
+    let (mut b, _) = Bench::leaf();
+    let p = b.actor(10);
+    b.befriend(p, 5, AT_P);
+    push(&mut b, p, &[(0, "44.9.8.1:1"), (0, "44.9.8.2:1")]);
+    push(&mut b, p, &[(PathRecord::FORGET, "44.9.8.1:1")]);
+    b.take();
+    b.advance(PUNCH_WAIT_MAX_MS);
+    assert_eq!(verbs(&b.take_to(p)), [(Some(Verb::Echo), addr("44.9.8.2:1"))]);
+    assert_eq!(b.paths(p).len(), 1, "and the path that is there stays");
+}
+
+#[test]
 fn s09_a_redirect_is_followed_only_when_its_target_answers_and_only_from_upstreams_and_controllers() {
     let (mut b, root) = Bench::leaf();
     let p = b.actor(10);

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use node::limits::*;
 use node::{LocalSocketId, Settings};
-use wire::message::{ConfigRequest, PathRecord, Rendezvous, Whois, WorldRevision};
+use wire::message::{ConfigRequest, PathRecord, Rendezvous, SpreadNat, SpreadOffer, Whois, WorldRevision};
 use wire::{Address, NetworkId, Packet, Suite, Verb};
 
 const AT_P: &str = "44.9.9.9:9993";
@@ -207,6 +207,38 @@ fn push(b: &mut Bench, from: Address, socket: u64, endpoints: impl Iterator<Item
     let mut payload = Vec::new();
     PathRecord::write_all(&records, &mut payload);
     b.receive(from, socket, AT_P, Verb::PushDirectPaths, &payload);
+}
+
+#[test]
+fn a_spread_goes_only_where_an_upstream_says_that_the_peer_is_and_never_beyond_its_bounds() {
+    const AT_ROOT: &str = "44.1.1.1:9993";
+    let (mut b, root) = Bench::leaf();
+    b.join_open();
+    let p = b.actor(10);
+    b.receive_frame(p, 5, AT_ROOT, 1);
+    let whois = b.take_to(root).into_iter().find(|s| s.verb == Some(Verb::Whois)).unwrap();
+    tell_identity(&mut b, root, &whois, p);
+    let mut payload = Vec::new();
+    Rendezvous { flags: 0, peer: p, endpoint: Some(addr("44.9.9.50:7777")) }.write(&mut payload);
+    b.receive(root, 5, AT_ROOT, Verb::Rendezvous, &payload);
+    b.advance(3000);
+    b.take();
+    let offer = |b: &mut Bench, at: &str, nonce: u64| {
+        let offer = SpreadOffer { answer: false, nat: SpreadNat::Symmetric, sockets: u16::MAX, nonce }.to_bytes();
+        let mut payload = Vec::new();
+        PathRecord::write_all(&[PathRecord { extension: &offer, ..PathRecord::to(addr(at)) }], &mut payload);
+        b.receive_over(p, 5, AT_ROOT, Verb::PushDirectPaths, &payload, 1);
+        b.advance(SPREAD_LIFE_MS + 100);
+        let probes = b.take().into_iter().filter(|s| s.remote.ip() == addr(at).ip() && s.len > 4).count();
+        (probes, b.node.counters().spreads, b.node.counters().spread_refused)
+    };
+    assert_eq!(offer(&mut b, "44.8.8.8:7777", 1), (1, 0, 1), "probed as any pushed address, and no more");
+    let (probes, spreads, refused) = offer(&mut b, "44.9.9.50:7777", 2);
+    assert!((SPREAD_PROBES_MAX..=SPREAD_PROBES_MAX + 1).contains(&probes), "{probes}");
+    assert_eq!((spreads, refused, b.node.counters().spread_probes), (1, 1, SPREAD_PROBES_MAX as u64));
+    assert_eq!(offer(&mut b, "44.9.9.50:7777", 2), (1, 1, 2), "a replay");
+    assert_eq!(offer(&mut b, "44.9.9.50:7777", 3), (1, 1, 3), "too soon");
+    assert_eq!(b.node.gauges().spread_sockets, 0);
 }
 
 #[test]

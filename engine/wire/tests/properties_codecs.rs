@@ -507,8 +507,25 @@ proptest! {
     }
 
     #[test]
+    fn an_offer_in_a_record_comes_back_and_other_extensions_are_kept_but_no_offers(
+        answer: bool, sockets: u16, nonce: u64, endpoint in endpoint(), other in vec(any::<u8>(), 0..40)
+    ) {
+        let offer = SpreadOffer { answer, nat: SpreadNat::Symmetric, sockets, nonce };
+        let bytes = offer.to_bytes();
+        let offered = PathRecord { extension: &bytes, ..PathRecord::to(endpoint) };
+        let kept = PathRecord { extension: &other, ..PathRecord::to(endpoint) };
+        let payload = written(|out| PathRecord::write_all(&[offered, kept], out));
+        let records: Vec<_> = PathRecord::records(&payload).map(Result::unwrap).collect();
+        prop_assert_eq!(&records, &[offered, kept]);
+        prop_assert_eq!(SpreadOffer::parse(records[0].extension), Some(offer));
+        prop_assert_eq!(SpreadOffer::parse(records[1].extension), None);
+        prop_assert_eq!(SpreadOffer::parse(&bytes[..16]), None);
+    }
+
+    #[test]
     fn complete_paths_count_before_a_missing_one(paths in vec((any::<u8>(), endpoint()), 1..30), cut in 0usize..40) {
-        let paths: Vec<_> = paths.into_iter().map(|(flags, endpoint)| PathRecord { flags, ..PathRecord::to(endpoint) }).collect();
+        let record = |(flags, endpoint)| PathRecord { flags, ..PathRecord::to(endpoint) };
+        let paths: Vec<_> = paths.into_iter().map(record).collect();
         let bytes = written(|out| PathRecord::write_all(&paths, out));
         prop_assert_eq!(bytes.len(), 2 + paths.iter().map(PathRecord::len_on_wire).sum::<usize>());
         let kept = &bytes[..bytes.len() - cut.min(bytes.len())];
