@@ -261,12 +261,7 @@ async fn connect(relay: SocketAddrV4, outbox: Rc<Outbox>, news: mpsc::Sender<Rep
 }
 
 /// Carries datagrams both ways until the connection ends.
-async fn carry(
-    mut stream: TcpStream,
-    outbox: &Outbox,
-    news: &mpsc::Sender<Report>,
-    number: u64,
-) -> io::Result<()> {
+async fn carry(mut stream: TcpStream, outbox: &Outbox, news: &mpsc::Sender<Report>, number: u64) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (major, minor, revision) = COMPATIBLE_VERSION;
     let mut greeting = Vec::new();
