@@ -18,7 +18,7 @@ use crate::netlink::{Interface, InterfaceAddress};
 /// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
 pub const MAX_LINKS: usize = 256;
 const _: () = assert!(
-    MAX_LINKS + MAX_LANED_LINKS + 2 * MAX_PORTED_LINKS <= uring::SOCKETS_MAX,
+    MAX_LINKS + MAX_LANED_LINKS + 2 * MAX_PORTED_LINKS + node::limits::SPREAD_ADOPTED_MAX <= uring::SOCKETS_MAX,
     "each socket needs a place in a ring"
 );
 /// Links that have a secondary and a tertiary port; further ones have the primary port alone.

@@ -255,7 +255,7 @@ pub const SPREAD_KEPT: usize = 2;
 /// Spreads at a time, all towards different hosts.
 pub const SPREADS_MAX: usize = 2;
 /// Sockets kept in all.
-pub const SPREAD_ADOPTED_MAX: usize = 256;
+pub const SPREAD_ADOPTED_MAX: usize = 64;
 /// Relayed peers that are watched for needing one.
 pub const SPREAD_PEERS_MAX: usize = 1_024;
 

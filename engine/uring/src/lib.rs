@@ -77,7 +77,7 @@ pub use write::{FrameRoom, HeldFrame};
 pub type Token = u64;
 
 /// Most UDP sockets one ring carries.
-pub const SOCKETS_MAX: usize = 336;
+pub const SOCKETS_MAX: usize = 400;
 /// Most TAP queues one ring carries.
 pub const TAPS_MAX: usize = 64;
 /// Most datagrams in one GSO send: kernels before mid-2024 refuse more.
