@@ -219,7 +219,7 @@ impl Bond {
             self.counters.stale += 1;
             return;
         };
-        path.heard.last_us = None;
+        path.heard.lost();
         if path.tx.link_lost(now.mono_us) {
             self.note(now, Reason::LinkLost(id));
             self.decide(now);
@@ -572,7 +572,7 @@ impl Bond {
         let striping = self.params.mode == Mode::Better
             && members.len() > 1
             && members.iter().all(|id| self.paths.get(*id).is_some_and(fresh));
-        let relief = self.relief(us, &paths).or(old.relief.filter(|_| same));
+        let relief = self.relief(us, &paths).or(old.relief.filter(|_| same && self.loaded_us.is_some()));
         if same
             && paths == old.paths
             && policy == old.policy
@@ -630,7 +630,7 @@ impl Bond {
         let since = self.loaded_us.filter(|l| l.0 == from).map_or(us, |l| l.1);
         self.loaded_us = Some((from, since));
         let due = us.saturating_sub(since) >= LOAD_FOR_US && us.saturating_sub(self.relieved_us) >= ELEPHANT_GAP_US;
-        due.then(|| Relief { serial: us, from: fullest as u8, to: emptiest as u8 })
+        due.then_some(Relief { serial: us, from: fullest as u8, to: emptiest as u8 })
     }
 
     /// `compat`: judges every path by its ages, estimates quality, works the queue.

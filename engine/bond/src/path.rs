@@ -106,6 +106,12 @@ impl Heard {
         }
     }
 
+    /// Its link is gone; that it is new does not protect it. // defect B5
+    pub fn lost(&mut self) {
+        (self.last_us, self.nominated_us) = (None, 0);
+        (self.alive, self.eligible) = (false, false);
+    }
+
     /// An authenticated packet came in.
     pub fn packet(&mut self, now: u64) {
         if !self.alive {

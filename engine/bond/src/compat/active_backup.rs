@@ -149,5 +149,5 @@ fn first_active(has_primary: bool, paths: &[Option<Path>]) -> Option<usize> {
         return eligible().map(|(i, _)| i).next();
     }
     let primaries = || eligible().filter(|(_, p)| p.mode == LinkMode::Primary);
-    primaries().find(|(_, p)| p.preferred).or_else(|| primaries().last()).map(|(i, _)| i)
+    primaries().find(|(_, p)| p.preferred).or_else(|| primaries().next_back()).map(|(i, _)| i)
 }

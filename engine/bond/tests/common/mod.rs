@@ -29,7 +29,7 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(rate: f64, delay: f64) -> Link {
+    pub const fn new(rate: f64, delay: f64) -> Link {
         Link { rate, delay, jitter: 0.0, loss: 0.0, buffer: 100.0 }
     }
 }
@@ -435,19 +435,16 @@ struct Receiver {
     highest: Option<(u64, u64)>,
     early: u64,
     late: Vec<u64>,
-    pub late_path: [(u64, u64); 4],
     got: u64,
 }
 
 impl Receiver {
-    fn on_data(&mut self, now: u64, path: usize, seq: u64, first_time: bool) -> Option<Ack> {
+    fn on_data(&mut self, now: u64, seq: u64, first_time: bool) -> Option<Ack> {
         self.got += 1;
         match self.highest {
             Some((highest, at)) if seq < highest => {
                 if first_time {
                     self.late.push(now - at);
-                    self.late_path[path].0 += 1;
-                    self.late_path[path].1 += now - at;
                 }
             }
             _ => self.highest = Some((seq, now)),
@@ -545,7 +542,7 @@ pub fn run(links: &[Link], tolerance: Tolerance, seconds: u64, warm_up: u64, see
                     let at = lines[path].answer(now, &mut rng);
                     push(&mut events, at, Event::Acked { path, request });
                 }
-                if let Some(ack) = receiver.on_data(now, path, seq, !again) {
+                if let Some(ack) = receiver.on_data(now, seq, !again) {
                     acks.push(Some(ack));
                     push(&mut events, now + (back * 1e6) as u64, Event::Ack(acks.len() - 1));
                 }
