@@ -225,7 +225,7 @@ pub fn run(options: &Options) -> Result<()> {
             Job::Real { sides, .. } => row.of(sides).clear(),
         }
     }
-    let failures = measure(options, jobs, &hawser, &mut saved)?;
+    let failures = measure(options, jobs, &hawser, &mut saved);
     saved.machine = machine::facts();
     if let Some(file) = &options.out {
         let text = serde_json::to_string_pretty(&saved).map_err(|e| Error::Unusable(e.to_string()))?;
@@ -236,6 +236,7 @@ pub fn run(options: &Options) -> Result<()> {
     let ours = |row: &Row| [&row.sim, &row.hawser, &row.mixed].map(|runs| runs.to_vec()).concat();
     let lost = saved.pairs.values().flat_map(ours).filter(|run| !run.reachable).count();
     match (failures.len(), lost) {
+        _ if lab::interrupted() => Err(Error::Interrupted),
         (0, 0) => Ok(()),
         (failed, lost) => Err(Error::Unusable(format!("{failed} runs failed, echoes were lost in {lost}"))),
     }
@@ -280,8 +281,8 @@ fn real_jobs(pairs: &[Pair], options: &Options, asked: impl Fn(Part) -> bool) ->
     jobs
 }
 
-/// Works the jobs off, several at a time; answers what failed.
-fn measure(options: &Options, jobs: Vec<Job>, hawser: &Path, saved: &mut Saved) -> Result<Vec<String>> {
+/// Works the jobs off, several at a time, until a signal comes; answers what failed.
+fn measure(options: &Options, jobs: Vec<Job>, hawser: &Path, saved: &mut Saved) -> Vec<String> {
     let bar = if options.quiet { ProgressBar::hidden() } else { ProgressBar::new(jobs.len() as u64) };
     let style = ProgressStyle::with_template("{bar:30} {pos} of {len} [{elapsed_precise}, {eta} left] {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -313,7 +314,7 @@ fn measure(options: &Options, jobs: Vec<Job>, hawser: &Path, saved: &mut Saved) 
         }
     });
     bar.finish_and_clear();
-    if lab::interrupted() { Err(Error::Interrupted) } else { Ok(failures) }
+    failures
 }
 
 fn work(world: u8, jobs: &Mutex<VecDeque<Job>>, hawser: &Path, limit: Duration, tx: &Sender<(Job, Result<Run>)>) {
