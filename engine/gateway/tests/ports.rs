@@ -214,7 +214,7 @@ impl Nat {
         assert!(soon(listens), "{}", std::fs::read_to_string(file("log")).unwrap_or_default());
         let words = ["--shards", "1", "--tertiary-port", "40002"];
         let daemon = Daemon::start(Path::new(HAWSER), &host, &dir.path().join("home"), &words).expect("daemon");
-        Nat { daemon, upnpd: upnpd.expect("miniupnpd"), router, outside, host: host, _dir: dir }
+        Nat { daemon, upnpd: upnpd.expect("miniupnpd"), router, outside, host, _dir: dir }
     }
 
     /// What the daemon says is mapped.
