@@ -522,7 +522,10 @@ impl Control {
             Output::OpenSockets { beside, count, ticket } => self.open_spread(beside, count, ticket),
             Output::AdoptSocket { socket, .. } => match self.spread.adopt(socket, self.p.shards) {
                 Ok(sockets) => self.p.dataplane.add_socket(shard_socket(socket), sockets),
-                Err(e) => warn!("a socket of a port spread cannot be kept: {e}"),
+                Err(e) => {
+                    warn!("a socket of a port spread cannot be kept: {e}");
+                    self.p.node.remove_socket(now, socket);
+                }
             },
             Output::CloseSocket(socket) => {
                 if !self.spread.close(socket) {
@@ -662,7 +665,7 @@ impl Control {
         self.redraw_at_ms = Some(now.ms() + REDRAW_MS);
         let Some(number) = links::draw_port() else { return };
         info!(port = number, "offline: another secondary port");
-        for redrawn in self.links.redraw_secondary(number) {
+        for redrawn in self.links.redraw_secondary(now.ms(), number) {
             if let Some(old) = redrawn.old {
                 self.p.dataplane.remove_socket(shard_socket(old));
                 self.p.node.remove_socket(now, old);

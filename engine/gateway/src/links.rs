@@ -423,7 +423,9 @@ impl Links {
     /// The secondary and the tertiary port, as far as they are free: what the ring still holds of a link that was here a
     /// moment ago is tried again.
     fn bind_further(&mut self, now_ms: u64, w: &Wanted) -> Vec<(Further, Vec<UdpSocket>)> {
-        if self.open.values().filter(|l| !l.further.is_empty()).count() >= MAX_PORTED_LINKS {
+        // One that lacks all of its ports now has their places all the same.
+        let has_places = |l: &&Link| !l.further.is_empty() || self.lacking.contains_key(&l.local.ip());
+        if self.open.values().filter(has_places).count() >= MAX_PORTED_LINKS {
             return Vec::new();
         }
         let wanted: Vec<(Port, u16)> = self.further_ports().collect();
@@ -445,9 +447,10 @@ impl Links {
         }
     }
 
-    /// Closes the secondary port everywhere and opens another one: a NAT may hold a grudge against the old one.
+    /// Closes the secondary port everywhere and opens another one: a NAT may hold a grudge against the old one. Where it
+    /// is not free it is tried again later.
     // spec: paths, "Sockets and ports"
-    pub fn redraw_secondary(&mut self, number: u16) -> Vec<Redrawn> {
+    pub fn redraw_secondary(&mut self, now_ms: u64, number: u16) -> Vec<Redrawn> {
         self.ports.secondary = Some(number);
         let with_further = self.open.values().filter(|l| !l.further.is_empty());
         let ported: Vec<IpAddr> = with_further.map(|l| l.local.ip()).collect();
@@ -455,6 +458,9 @@ impl Links {
         for ip in ported {
             let Some(wanted) = self.open.get(&ip).map(Link::wanted) else { continue };
             let new = self.bind_one_further(&wanted, Port::Secondary, number);
+            if new.is_none() {
+                self.lacking.entry(ip).or_default().failed(now_ms);
+            }
             let Some(link) = self.open.get_mut(&ip) else { continue };
             let old = link.further.extract_if(.., |f| f.port == Port::Secondary).next().map(|f| f.id);
             link.further.extend(new.as_ref().map(|(further, _)| *further));
@@ -471,7 +477,9 @@ impl Links {
         }
         let lane = |shard: usize| {
             let ports = (usize::from(self.ports.primary) + shard..).step_by(self.shards).take(LANE_PORT_TRIES);
-            let mut free = ports.map_while(|port| u16::try_from(port).ok());
+            let further = [self.ports.secondary, self.ports.tertiary];
+            let mut free =
+                ports.map_while(|port| u16::try_from(port).ok()).filter(|port| !further.contains(&Some(*port)));
             let (port, socket) = free.find_map(|port| Some((port, uring::udp::bind(&w.options(port)).ok()?)))?;
             Some((shard as u16, port, socket))
         };
@@ -617,10 +625,49 @@ mod tests {
         assert_eq!(numbers, [Some(ports.primary), ports.secondary, ports.tertiary].map(Option::unwrap_or_default));
         assert!(link.sockets().all(|id| links.get(id) == Some(link)));
         let (old, number) = (link.further[0].id, draw());
-        let redrawn = links.redraw_secondary(number);
+        let redrawn = links.redraw_secondary(0, number);
         let [Redrawn { link, old: closed, new: Some((new, _)) }] = redrawn.as_slice() else { panic!("{redrawn:?}") };
         assert_eq!((*closed, new.number, links.ports().secondary), (Some(old), number, Some(number)));
         assert!(new.id != old && links.get(old).is_none() && link.further.contains(new));
+    }
+
+    #[test]
+    fn no_more_links_have_further_ports_than_there_are_places_for_however_late_those_are_free() {
+        let ports = Ports { secondary: draw_port(), ..only(choose_port(0).expect("a free port")) };
+        let taken = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ports.secondary.expect("a free port"))).expect("bind");
+        let wanted: Vec<Wanted> = (1..=MAX_PORTED_LINKS as u8 + 2)
+            .map(|n| Wanted { ip: Ipv4Addr::new(127, 0, 7, n).into(), link: "lo".into(), bind_device: false })
+            .collect();
+        let mut links = Links::new(ports, 1, true);
+        links.reconcile(0, &wanted);
+        assert!(links.iter().count() == wanted.len() && links.iter().all(|l| l.further.is_empty()));
+        drop(taken);
+        links.reconcile(links.next_retry_ms().expect("a retry is due"), &wanted);
+        assert_eq!(links.iter().filter(|l| !l.further.is_empty()).count(), MAX_PORTED_LINKS);
+    }
+
+    #[test]
+    fn a_secondary_port_that_cannot_be_drawn_anew_is_opened_later() {
+        let ports = Ports { secondary: draw_port(), ..only(choose_port(0).expect("a free port")) };
+        let wanted = [Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false }];
+        let mut links = Links::new(ports, 1, true);
+        links.reconcile(0, &wanted);
+        let taken = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let number = taken.local_addr().expect("address").port();
+        let redrawn = links.redraw_secondary(0, number);
+        assert!(matches!(redrawn.as_slice(), [Redrawn { old: Some(_), new: None, .. }]), "{redrawn:?}");
+        drop(taken);
+        let added = links.reconcile(links.next_retry_ms().expect("a retry is due"), &wanted);
+        assert!(matches!(added.as_slice(), [LinkChange::Added(_, f, _)] if f.number == number), "{added:?}");
+    }
+
+    #[test]
+    fn lanes_leave_the_further_ports_free() {
+        let primary = choose_port(0).expect("a free port");
+        let ports = Ports { secondary: Some(primary + 1), tertiary: Some(primary + 3), primary };
+        let wanted = Wanted { ip: ip("127.0.0.1"), link: "lo".into(), bind_device: false };
+        let lanes = Links::new(ports, 2, true).bind_lanes(&wanted);
+        assert!(lanes[0].0.port >= primary + 5, "{lanes:?}");
     }
 
     #[test]
