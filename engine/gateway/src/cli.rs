@@ -337,6 +337,7 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
 
 fn endpoint_v4(text: &str) -> Result<SocketAddrV4, String> {
     match endpoint(text)? {
+        at if at.port() == 0 => Err("no relay has port 0".to_owned()),
         SocketAddr::V4(v4) => Ok(v4),
         SocketAddr::V6(_) => Err("relays have IPv4 addresses".to_owned()),
     }
@@ -795,6 +796,7 @@ mod tests {
         for line in [
             "hawser up --tcp-relay 443",
             "hawser up --tcp-fallback-relay ::1/443",
+            "hawser up --tcp-fallback-relay 192.0.2.1/0",
             "hawser orbit xyz b9fd86978b",
             "hawser deorbit b9fd86978b0",
         ] {

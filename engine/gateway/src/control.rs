@@ -461,6 +461,9 @@ impl Control {
             Err(e) => return error!("{e}; the settings in force stay"),
         };
         info!("local.conf read again");
+        for key in self.p.conf.settings.changed_at_start_only(&conf.settings) {
+            warn!("settings.{key} counts at start only: what was in force stays until the next one");
+        }
         self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback, self.p.port_spread, self.p.failover));
         self.p.gate.allow_from(conf.settings.allow_management_from.clone());
         self.p.conf = conf;
@@ -809,7 +812,10 @@ impl Control {
     fn tell_overlay(&mut self) {
         let prefixes: Vec<Prefix> = self.overlay().collect();
         if let Some(server) = &self.p.relay_server {
-            server.set_overlay(prefixes.clone());
+            // What networks route too, but for their default route: that is the Internet itself, in halves.
+            let routes = self.networks.keys().filter_map(|id| self.desired(*id)).flat_map(|d| d.routes);
+            let routed = routes.filter(|r| r.bits > 1).map(|r| Prefix { addr: r.target, bits: r.bits });
+            server.set_overlay(prefixes.iter().copied().chain(routed).collect());
         }
         self.p.node.set_overlay_prefixes(prefixes);
     }

@@ -34,6 +34,8 @@ use crate::writer::Writer;
 
 /// Most packet threads.
 pub const MAX_SHARDS: usize = 256;
+/// Draws of a port before there is none.
+const DRAWS: usize = 4;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,26 @@ pub enum UpError {
     Port {
         /// The port.
         port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// The second or third port cannot be used.
+    #[error(
+        "{which} port {port} cannot be used: {why}; choose another with --{which}-port, or {which}Port in local.conf"
+    )]
+    FurtherPort {
+        /// `secondary` or `tertiary`.
+        which: &'static str,
+        /// The port.
+        port: u16,
+        /// Why.
+        why: String,
+    },
+    /// The relay for others cannot listen there.
+    #[error("no TCP relay at {at}: {source}; choose another place with --tcp-relay, or tcpRelay in local.conf")]
+    Relay {
+        /// Where.
+        at: String,
         /// Why.
         source: io::Error,
     },
@@ -88,7 +110,7 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     let home = &Home::new(fs::canonicalize(home.root()).map_err(system("find the home"))?);
     let wanted = args.port.or(conf.settings.primary_port).unwrap_or(DEFAULT_PORT);
     let port = links::choose_port(wanted).map_err(|source| UpError::Port { port: wanted, source })?;
-    let ports = choose_ports(port, args, &conf);
+    let ports = choose_ports(port, args, &conf)?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.map_or(cores, usize::from).clamp(1, MAX_SHARDS);
     let wanted = args.io.or(conf.settings.io).unwrap_or_default();
@@ -110,17 +132,23 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
 }
 
 /// The ports beside the primary one: as asked for, or random.
-fn choose_ports(primary: u16, args: &UpArgs, conf: &LocalConf) -> Ports {
+fn choose_ports(primary: u16, args: &UpArgs, conf: &LocalConf) -> Result<Ports, UpError> {
     let conf = &conf.settings;
-    let fixed = |port: Option<u16>| port.filter(|port| *port != 0);
     let secondary = !args.no_secondary_port && (args.secondary_port.is_some() || !conf.no_secondary_port);
     let tertiary = !args.no_port_mapping && (args.tertiary_port.is_some() || !conf.no_port_mapping);
-    let choose = |on: bool, asked: Option<u16>, set: Option<u16>| {
-        on.then(|| fixed(asked.or(set)).or_else(links::draw_port)).flatten().filter(|port| *port != primary)
+    let choose = |which: &'static str, asked: Option<u16>, taken: [Option<u16>; 2]| {
+        let is_taken = |port: &u16| taken.contains(&Some(*port));
+        let Some(port) = asked.filter(|port| *port != 0) else {
+            return Ok((0..DRAWS).filter_map(|_| links::draw_port()).find(|port| !is_taken(port)));
+        };
+        let free = if is_taken(&port) { Err("another of our own".into()) } else { Ok(()) };
+        let free = free.and_then(|()| links::udp_port_is_free(port).map_err(|e| e.to_string()));
+        free.map(|()| Some(port)).map_err(|why| UpError::FurtherPort { which, port, why })
     };
-    let secondary = choose(secondary, args.secondary_port, conf.secondary_port);
-    let tertiary = choose(tertiary, args.tertiary_port, conf.tertiary_port).filter(|port| Some(*port) != secondary);
-    Ports { primary, secondary, tertiary }
+    let asked = (args.secondary_port.or(conf.secondary_port), args.tertiary_port.or(conf.tertiary_port));
+    let secondary = if secondary { choose("secondary", asked.0, [Some(primary), None])? } else { None };
+    let tertiary = if tertiary { choose("tertiary", asked.1, [Some(primary), secondary])? } else { None };
+    Ok(Ports { primary, secondary, tertiary })
 }
 
 fn start_logging() {
@@ -292,7 +320,8 @@ fn start_relay(args: &UpArgs, conf: &LocalConf) -> Result<Option<RelayServer>, U
     let Some(at) = args.tcp_relay.or(conf.settings.tcp_relay) else { return Ok(None) };
     let allow = if args.tcp_relay_allow.is_empty() { &conf.settings.tcp_relay_allow } else { &args.tcp_relay_allow };
     let config = tcp_relay_server::Config { allow: allow.clone(), ..Default::default() };
-    let server = RelayServer::start(at, config).map_err(system("open the TCP relay"))?;
+    let at_text = || wire::endpoint::to_text(at);
+    let server = RelayServer::start(at, config).map_err(|source| UpError::Relay { at: at_text(), source })?;
     info!(at = %server.local(), "TCP relay for nodes whose UDP is blocked");
     Ok(Some(server))
 }
@@ -321,4 +350,39 @@ fn serve_api(port: u16, gate: &Arc<Gate>, asks: &mpsc::Sender<api::Pending>) -> 
 
 fn device_names(home: &Home) -> BTreeMap<NetworkId, String> {
     taps::parse_device_map(&fs::read_to_string(home.device_map()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn ports(words: &str, conf: &str) -> Result<Ports, String> {
+        let cli = Cli::try_parse_from(format!("hawser up {words}").split_whitespace()).expect("words");
+        let Command::Up(args) = cli.command else { panic!("{words}") };
+        let conf = LocalConf::parse(conf, std::path::Path::new("local.conf")).expect("conf");
+        choose_ports(9993, &args, &conf).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn further_ports_are_free_ones_unless_named_and_one_that_cannot_be_is_said() {
+        let drawn = ports("", "").expect("ports");
+        assert!(drawn.secondary.is_some() && drawn.tertiary.is_some() && drawn.secondary != drawn.tertiary);
+        let none = ports("--no-secondary-port", r#"{"settings": {"portMappingEnabled": false}}"#);
+        assert_eq!(none, Ok(Ports { primary: 9993, secondary: None, tertiary: None }));
+        let free = links::draw_port().expect("a free port");
+        let named = ports(&format!("--secondary-port {free}"), r#"{"settings": {"secondaryPort": 9993}}"#);
+        assert_eq!(named.expect("ports").secondary, Some(free), "the command line goes before the file");
+        for words in ["--secondary-port 9993".to_owned(), format!("--secondary-port {free} --tertiary-port {free}")] {
+            let said = ports(&words, "").expect_err("refused");
+            assert!(said.contains("another of our own"), "{said}");
+        }
+        let taken = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
+        let number = taken.local_addr().expect("address").port();
+        let said = ports("", &format!(r#"{{"settings": {{"tertiaryPort": {number}}}}}"#)).expect_err("refused");
+        assert!(said.contains(&format!("tertiary port {number} cannot be used")), "{said}");
+        assert!(said.contains("--tertiary-port, or tertiaryPort in local.conf"), "{said}");
+    }
 }

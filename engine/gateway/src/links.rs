@@ -508,16 +508,17 @@ pub fn choose_port(wanted: u16) -> io::Result<u16> {
 pub fn draw_port() -> Option<u16> {
     let first = RANDOM_PORT_BASE + rand::random_range(0..RANDOM_PORTS);
     let mut candidates = (first..=u16::MAX).take(FURTHER_PORT_TRIES.into());
-    candidates.find(|port| {
-        let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, *port));
-        let taken = ipv6.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
-        !taken && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
-    })
+    candidates.find(|port| udp_port_is_free(*port).is_ok())
 }
 
 fn port_is_free(port: u16) -> io::Result<()> {
+    udp_port_is_free(port)?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop)
+}
+
+/// Nobody on this host has the UDP port.
+pub fn udp_port_is_free(port: u16) -> io::Result<()> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e),
         _ => Ok(()),

@@ -169,6 +169,25 @@ pub struct Settings {
     pub warm_up: node::WarmUp,
 }
 
+impl Settings {
+    /// Keys that others say something else of, and that count at start only.
+    pub fn changed_at_start_only(&self, other: &Settings) -> Vec<&'static str> {
+        let keys = [
+            ("primaryPort", self.primary_port != other.primary_port),
+            ("secondaryPort", self.secondary_port != other.secondary_port),
+            ("tertiaryPort", self.tertiary_port != other.tertiary_port),
+            ("allowSecondaryPort", self.no_secondary_port != other.no_secondary_port),
+            ("portMappingEnabled", self.no_port_mapping != other.no_port_mapping),
+            ("io", self.io != other.io),
+            ("spin", self.spin != other.spin),
+            ("busyPoll", self.busy_poll != other.busy_poll),
+            ("tcpRelay", self.tcp_relay != other.tcp_relay),
+            ("tcpRelayAllow", self.tcp_relay_allow != other.tcp_relay_allow),
+        ];
+        keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+}
+
 /// The file, understood.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocalConf {
@@ -400,7 +419,7 @@ fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> {
             (Acted, "allowTcpFallbackRelay") => s.allow_tcp_fallback = boolean(value, &at)?,
             (Acted, "forceTcpRelay") => s.force_tcp = boolean(value, &at)?,
             (Acted, "tcpFallbackRelay") => match value.as_str().and_then(parse_endpoint) {
-                Some(SocketAddr::V4(relay)) => s.tcp_fallback_relay = Some(relay),
+                Some(SocketAddr::V4(relay)) if relay.port() != 0 => s.tcp_fallback_relay = Some(relay),
                 _ => return Err(wrong(&at, value, "an IPv4 endpoint like \"192.0.2.1/443\"")),
             },
             (Acted, "tcpFallbackAfter") => {
@@ -526,6 +545,15 @@ mod tests {
         let said = settings(r#"{"settings": {"fastFailover": false, "warmUp": "64,200ms"}}"#).unwrap();
         assert_eq!((said.no_fast_failover, said.warm_up), (true, node::WarmUp { packets: 64, ms: 200 }));
         assert!(settings(r#"{"settings": {"warmUp": 64}}"#).is_err(), "a text");
+    }
+
+    #[test]
+    fn keys_that_count_at_start_only_are_named_when_they_change() {
+        let settings = |text: &str| parse(&format!(r#"{{"settings": {{{text}}}}}"#)).expect("valid").settings;
+        let before = settings(r#""secondaryPort": 40001, "portSpread": true"#);
+        let after = settings(r#""tcpRelay": "0.0.0.0/443", "portSpread": false, "portMappingEnabled": false"#);
+        assert_eq!(before.changed_at_start_only(&after), ["secondaryPort", "portMappingEnabled", "tcpRelay"]);
+        assert!(before.changed_at_start_only(&settings(r#""secondaryPort": 40001"#)).is_empty());
     }
 
     fn parse(text: &str) -> Result<LocalConf, ConfError> {

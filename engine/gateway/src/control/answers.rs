@@ -153,6 +153,7 @@ impl Control {
             self.p.node.join(now, id, None);
         }
         self.dirty.insert(id);
+        self.tell_overlay();
         self.network(id).map_or_else(Answer::not_found, Answer::ok)
     }
 
@@ -162,6 +163,7 @@ impl Control {
         }
         info!(network = %id, "leaving");
         self.p.node.leave(now, id);
+        self.tell_overlay();
         self.p.dataplane.remove_tap(id);
         self.settle(now);
         self.p.writer.remove(self.p.home.network(id));
