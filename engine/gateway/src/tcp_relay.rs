@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use node::LocalSocketId;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -36,6 +37,8 @@ const INBOX_MAX: usize = 256;
 /// Bytes read at a time.
 pub const CHUNK_BYTES: usize = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A relay that acknowledges nothing for so long is gone. The kernel alone would wait for a quarter of an hour. ours.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Without authenticated UDP from the Internet for so long the tunnel is opened, ms. // spec: paths, "TCP fallback"
 pub const SILENCE_MS: u64 = 60_000;
@@ -260,9 +263,14 @@ async fn connect(relay: SocketAddrV4, outbox: Rc<Outbox>, news: mpsc::Sender<Rep
     let _ = news.send((number, News::Down(error))).await;
 }
 
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(ANSWER_TIMEOUT))
+}
+
 /// Carries datagrams both ways until the connection ends.
 async fn carry(mut stream: TcpStream, outbox: &Outbox, news: &mpsc::Sender<Report>, number: u64) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    prepare(&stream)?;
     let (major, minor, revision) = COMPATIBLE_VERSION;
     let mut greeting = Vec::new();
     TcpGreeting { major: major as u8, minor: minor as u8, revision: revision as u16 }.write(&mut greeting);
@@ -389,6 +397,9 @@ impl Fallback {
         let moved = settings.relay != self.clockwork.settings.relay;
         self.clockwork.settings = settings;
         self.clockwork.next_look_ms = now.ms();
+        if moved {
+            self.clockwork.backoff = Backoff::default();
+        }
         if !moved || self.clockwork.state == State::Closed {
             return None;
         }
@@ -408,6 +419,7 @@ impl Fallback {
 
     /// Looks at the time. `heard_ms`: when some link last heard authenticated UDP from the Internet.
     pub fn due(&mut self, now: Now, heard_ms: Option<u64>) -> Option<Due> {
+        let told = matches!(self.clockwork.state, State::Draining { .. });
         match self.clockwork.look(now.ms(), heard_ms)? {
             Step::Connect => {
                 self.number += 1;
@@ -418,7 +430,7 @@ impl Fallback {
             }
             Step::Probe => Some(Due::Probe),
             Step::Drain => self.connection.as_ref().map(|c| Due::Event(Event::Down(socket_of(c.number), None))),
-            Step::Close => self.close().map(Due::Event),
+            Step::Close => self.close().filter(|_| !told).map(Due::Event),
         }
     }
 
@@ -492,6 +504,26 @@ mod tests {
         let mut out = Vec::new();
         TcpRelayed { endpoint: Some("44.1.1.1:9993".parse().expect("endpoint")), datagram }.write(&mut out);
         out
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_acknowledges_nothing_is_given_up_within_seconds() {
+        let relay = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        let stream = TcpStream::connect(relay.local_addr().expect("address")).await.expect("connect");
+        prepare(&stream).expect("prepare");
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().expect("option"), Some(ANSWER_TIMEOUT));
+    }
+
+    #[test]
+    fn another_relay_is_tried_at_once_however_often_the_old_one_failed() {
+        let now = Now::at_ms(1000);
+        let force = Settings { force: true, ..Settings::default() };
+        let mut fallback = Fallback::new(force, now);
+        (0..9).for_each(|_| fallback.clockwork.lost(1000));
+        assert_eq!(fallback.clockwork.look(1001, None), None);
+        let other = SocketAddrV4::new([192, 0, 2, 1].into(), 443);
+        assert!(fallback.set_settings(now, Settings { relay: other, ..force }).is_none());
+        assert_eq!(fallback.clockwork.look(1001, None), Some(Step::Connect));
     }
 
     fn clockwork(settings: Settings) -> Clockwork {
