@@ -153,17 +153,20 @@ fn an_interface_that_flaps_leaks_neither_sockets_nor_paths() {
 /// A router with miniupnpd between a host, 192.168.77.2, and the internet, 44.7.7.0/24.
 struct Nat {
     daemon: Daemon,
-    upnpd: Child,
+    _upnpd: Running,
     router: Namespace,
     outside: Namespace,
     host: Namespace,
     _dir: tempfile::TempDir,
 }
 
-impl Drop for Nat {
+/// A program that ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.upnpd.kill();
-        let _ = self.upnpd.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -205,16 +208,18 @@ impl Nat {
         );
         std::fs::write(file("conf"), conf).expect("conf");
         let log = std::fs::File::create(file("log")).expect("log");
-        let upnpd = router.inside(|| {
+        let upnpd: lab::Result<Running> = router.inside(|| {
             let mut command = Command::new("miniupnpd");
             command.args(["-d", "-f", &file("conf"), "-P", &file("pid")]).stdin(Stdio::null());
-            Ok(command.stdout(Stdio::null()).stderr(log).spawn().expect("miniupnpd (package miniupnpd-nftables)"))
+            let child = command.stdout(Stdio::null()).stderr(log).spawn();
+            Ok(Running(child.expect("miniupnpd (package miniupnpd-nftables)")))
         });
+        let upnpd = upnpd.expect("miniupnpd");
         let listens = || std::fs::read_to_string(file("log")).unwrap_or_default().contains("istening");
         assert!(soon(listens), "{}", std::fs::read_to_string(file("log")).unwrap_or_default());
         let words = ["--shards", "1", "--tertiary-port", "40002"];
         let daemon = Daemon::start(Path::new(HAWSER), &host, &dir.path().join("home"), &words).expect("daemon");
-        Nat { daemon, upnpd: upnpd.expect("miniupnpd"), router, outside, host, _dir: dir }
+        Nat { daemon, _upnpd: upnpd, router, outside, host, _dir: dir }
     }
 
     /// What the daemon says is mapped.

@@ -269,7 +269,7 @@ fn load(router: &Namespace, rules: &str) -> Result<()> {
         .spawn()
         .doing(command())?;
     if let Some(mut to) = child.stdin.take() {
-        to.write_all(rules.as_bytes()).doing(command())?;
+        let _ = to.write_all(rules.as_bytes()); // one that ended already says why
     }
     let out = child.wait_with_output().doing(command())?;
     if out.status.success() {
