@@ -221,7 +221,12 @@ impl Home {
         let identity = self.load_identity()?;
         let planet = self.load_planet()?;
         let moons = self.load_moons()?;
-        let seeds = self.load_seeds()?;
+        let mut seeds = self.load_seeds()?;
+        // Somebody put the moon there by hand: whoever leaves it later shall not wait for it again.
+        for (id, _) in seeds.extract_if(.., |(id, _)| moons.iter().any(|moon| moon.id == *id)) {
+            let file = self.moon_seed(id);
+            store::remove(&file).map_err(|source| self.io(&file, source))?;
+        }
         let networks = self.load_networks()?;
         let peers = self.load_peers()?;
         let token = self.load_token()?;
@@ -633,6 +638,20 @@ mod tests {
         refused(&home, &home.moon_seed(7), b"nobody", "not an address");
         fs::write(home.moon_seed(7), format!("{address}\n")).expect("write");
         assert_eq!(home.load().expect("load").seeds, [(7, address)]);
+    }
+
+    #[test]
+    fn a_moon_that_is_there_is_not_waited_for_any_more() {
+        let (_dir, home, address) = made();
+        let secret = SecretIdentity::generate(&mut rand::rng());
+        let key = *secret.public().public_key();
+        let moon = World::make(WorldKind::Moon, 7, 1, key, Vec::new(), &secret);
+        fs::create_dir_all(home.root().join("moons.d")).expect("folder");
+        fs::write(home.moon_seed(7), address.to_string()).expect("write");
+        fs::write(home.moon(7), moon.to_bytes()).expect("write");
+        let loaded = home.load().expect("load");
+        assert_eq!((loaded.moons.len(), loaded.seeds.len()), (1, 0));
+        assert!(!home.moon_seed(7).exists() && home.moon(7).exists());
     }
 
     #[test]

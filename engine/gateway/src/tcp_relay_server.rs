@@ -394,7 +394,7 @@ impl Allowance {
 
     fn take(&mut self, len: usize, now: Instant) -> Verdict {
         let cost = (len as u64).max(DATAGRAM_COST);
-        let earned = (now - self.at).as_micros() as u64 * self.rate / 1_000_000;
+        let earned = ((now - self.at).as_micros() as u64).saturating_mul(self.rate) / 1_000_000;
         if earned > 0 {
             self.at = now;
             self.left = (self.left + earned).min(self.rate);
@@ -622,5 +622,7 @@ mod tests {
         );
         assert_eq!(a.take(1, start + Duration::from_millis(128)), Verdict::Within, "a short one costs 128");
         assert_eq!(a.take(1, start + Duration::from_millis(128)), Verdict::Over);
+        let (year, mut a) = (Duration::from_secs(365 * 86_400), Allowance::new(&Limits::default(), start));
+        assert_eq!(a.take(1000, start + year), Verdict::Within, "who said nothing worth counting for long");
     }
 }
