@@ -95,7 +95,8 @@ impl Surfaces {
             self.reports.remove(&key);
             return Verdict::Full;
         }
-        if self.list(now_ms) == before { Verdict::Noted } else { Verdict::New }
+        // The order is that of the reports, which come again and again.
+        if self.list(now_ms).iter().all(|s| before.contains(s)) { Verdict::Noted } else { Verdict::New }
     }
 
     /// Brings the table back within its bounds after `key` was added: the oldest report goes, those of peers first.
@@ -190,10 +191,12 @@ impl Surfaces {
         mapping
     }
 
-    /// How an upstream saw this socket last.
+    /// How an upstream on the internet saw this socket last.
     pub(crate) fn seen(&self, socket: LocalSocketId, now_ms: u64) -> Option<SocketAddr> {
         let fresh = |k: &Key, r: &Report| {
-            k.path.socket == socket && r.upstream && now_ms.saturating_sub(r.at_ms) < SURFACE_TIMEOUT_MS
+            let internet = matches!(k.scope, Scope::Global | Scope::PseudoPrivate);
+            let current = now_ms.saturating_sub(r.at_ms) < SURFACE_TIMEOUT_MS;
+            k.path.socket == socket && internet && r.upstream && current
         };
         let seen = self.reports.iter().filter(|(k, r)| fresh(k, r));
         seen.max_by_key(|(_, r)| r.at_ms).map(|(_, r)| r.surface)
@@ -287,6 +290,30 @@ mod tests {
         assert_eq!(s.len(), SURFACES_MAX);
         s.expire(500 + SURFACE_TIMEOUT_MS);
         assert_eq!(s.len(), 0);
+    }
+
+    #[test]
+    fn what_is_known_already_adds_nothing_in_whatever_order_it_is_told_again() {
+        let mut s = Surfaces::default();
+        assert_eq!(report(&mut s, 1, Reporter::Upstream, 1, "44.1.1.1:7", 0), Verdict::New);
+        assert_eq!(report(&mut s, 1, Reporter::Upstream, 2, "99.1.1.1:7", 1), Verdict::New);
+        for round in 1..=3 {
+            assert_eq!(report(&mut s, 1, Reporter::Upstream, 1, "44.1.1.1:7", 60_000 * round), Verdict::Noted);
+            assert_eq!(report(&mut s, 1, Reporter::Upstream, 2, "99.1.1.1:7", 60_000 * round + 1), Verdict::Noted);
+        }
+    }
+
+    #[test]
+    fn a_root_in_the_lan_does_not_know_how_the_internet_sees_a_socket() {
+        let mut s = Surfaces::default();
+        let mut told = |n: u64, remote: &str, surface: &str| {
+            let path = Path { socket: LocalSocketId(1), remote: remote.parse().unwrap() };
+            s.report(Address::from_u64(n), Reporter::Upstream, path, surface.parse().unwrap(), n);
+            s.seen(LocalSocketId(1), n)
+        };
+        assert_eq!(told(1, "192.168.1.2:1", LOCAL), None);
+        assert_eq!(told(2, "5.5.5.5:1", "44.1.1.1:7"), Some("44.1.1.1:7".parse().unwrap()));
+        assert_eq!(told(3, "192.168.1.3:1", LOCAL), Some("44.1.1.1:7".parse().unwrap()));
     }
 
     const LOCAL: &str = "192.168.1.5:9993";
