@@ -228,6 +228,10 @@ impl Peer {
                 return Some(self.redirected(path, redirect.priority, heartbeat_ms, now_ms));
             }
         }
+        if let Some(known) = self.slot_mut(&path) {
+            known.verified(now_ms, true);
+            return Some(0);
+        }
         let slot = Slot::new(path, 1, heartbeat_ms, now_ms);
         if let Some(old) = self.slots.iter_mut().find(|s| s.path.same_host(&path) && !s.alive(now_ms)) {
             *old = slot;
@@ -366,6 +370,16 @@ mod tests {
         let mut peer = Peer::new(identity, keys.clone(), Proof::Known, n);
         peer.upstream = !stranger;
         peer
+    }
+
+    #[test]
+    fn a_path_that_is_known_stays_one_slot_although_a_redirect_to_it_came_to_nothing() {
+        let mut peer = peer(&keys(), 5, false);
+        let path = Path { socket: crate::LocalSocketId(1), remote: "192.0.2.1:1".parse().unwrap() };
+        assert_eq!(peer.learn(path, PATH_HEARTBEAT_MS, 0), Some(0));
+        peer.redirect = Some(Redirect { remote: path.remote, priority: 3, until_ms: 10 });
+        assert_eq!(peer.learn(path, PATH_HEARTBEAT_MS, 20), Some(0));
+        assert_eq!((peer.slots.len(), peer.slots[0].last_verified.get()), (1, Some(20)));
     }
 
     #[test]
