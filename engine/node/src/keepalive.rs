@@ -93,10 +93,11 @@ impl Node {
     // spec: paths, "When an interface goes away", Gateway
     pub fn remove_socket(&mut self, now: Now, id: LocalSocketId) {
         let spread = self.spread_socket_gone(now, id);
-        if self.sockets.remove(&id).is_none() && spread.is_empty() {
+        let told_of = self.sockets.remove(&id).is_some();
+        if !told_of && spread.is_empty() {
             return;
         }
-        self.surface_generation += 1;
+        self.surface_generation += u64::from(told_of);
         self.mapped.remove(&id);
         self.surfaces.socket_gone(id);
         self.lanes_gone(id);
@@ -151,24 +152,40 @@ impl Node {
         if new.is_empty() {
             return;
         }
-        let mut known = Vec::new();
-        for (address, _) in self.roots.upstreams() {
-            let slots = self.peers.get(address).map(|p| &p.slots[..]).unwrap_or_default();
-            known.extend(slots.iter().map(|s| (address, s.path.remote)));
+        let reached = |(u, _): (Address, _)| self.peers.get(u).is_some_and(|p| !p.slots.is_empty());
+        if !self.roots.upstreams().any(reached) {
+            self.timers.next_ping_ms = now.ms(); // which greets them from all sockets
         }
-        known.dedup();
         for socket in new {
             let Some(local) = self.sockets.get(&socket).map(|s| s.local) else { continue };
-            for &(address, remote) in known.iter().filter(|(_, r)| r.is_ipv4() == local.is_ipv4()) {
+            for (address, remote) in self.places_of_reached_upstreams(local.is_ipv4()) {
                 self.send_hello(now, address, Some(socket), remote);
             }
             if self.place(socket).1 == Port::Primary {
                 self.greet_lost(now, socket, local);
             }
         }
-        if known.is_empty() {
-            self.timers.next_ping_ms = now.ms();
+    }
+
+    /// Where the upstreams that we reach are greeted by this family: at the ends of their paths, or at an endpoint if no
+    /// path is of that family.
+    fn places_of_reached_upstreams(&self, ipv4: bool) -> Vec<(Address, SocketAddr)> {
+        let mut places = Vec::new();
+        for (address, upstream) in self.roots.upstreams() {
+            let slots = self.peers.get(address).map(|p| &p.slots[..]).unwrap_or_default();
+            if slots.is_empty() {
+                continue;
+            }
+            let of_family = |e: &SocketAddr| e.is_ipv4() == ipv4;
+            let mut at: Vec<SocketAddr> = slots.iter().map(|s| s.path.remote).filter(of_family).collect();
+            at.dedup();
+            if at.is_empty() {
+                let endpoints: Vec<SocketAddr> = upstream.endpoints.iter().copied().filter(of_family).collect();
+                at.extend(endpoints.get(self.endpoint_turn % endpoints.len().max(1)));
+            }
+            places.extend(at.into_iter().map(|remote| (address, remote)));
         }
+        places
     }
 
     /// What the shards saw and sent since their last report. Frames on their fast path never come here, so this is how

@@ -432,6 +432,29 @@ fn new_addresses_of_ours_are_pushed_without_waiting_two_minutes() {
 }
 
 #[test]
+fn a_family_that_appears_later_has_the_root_greeted_in_it_within_a_second() {
+    let mut b = Bench::new(1);
+    let root = b.actor(2);
+    let at_root_v6 = "[2600::1]:9993";
+    b.install_planet(&[(root, &[AT_ROOT, at_root_v6])]);
+    let socket = |id: u64, local: &str| node::Socket {
+        id: LocalSocketId(id),
+        local: addr(local),
+        link: "eth0".into(),
+        port: node::Port::Primary,
+    };
+    b.node.add_socket(b.now, socket(5, "172.16.5.1:9993"));
+    b.answer(root, AT_ROOT, 10);
+    b.advance(10_000);
+    b.take();
+    b.node.add_socket(b.now, socket(105, "[fd00::5]:9993"));
+    b.advance(1000);
+    let sent = b.take_to(root);
+    assert_eq!(verbs(&sent), [(Some(Verb::Hello), addr(at_root_v6))]);
+    assert_eq!(sent[0].socket, Some(105));
+}
+
+#[test]
 fn a_closed_socket_takes_its_paths_with_it_and_peers_are_sought_from_the_others() {
     let (mut b, p) = with_member();
     b.actors.get_mut(&p).unwrap().only_socket = None;
