@@ -11,6 +11,7 @@ use wire::message::{PathRecord, SpreadNat, SpreadOffer};
 use wire::{Address, Now, Verb};
 
 use crate::Node;
+use crate::gate::Stamp;
 use crate::io::{LocalSocketId, Mapping, Output};
 use crate::limits::*;
 use crate::path::Path;
@@ -29,8 +30,9 @@ struct Relayed {
     /// Offers sent since the last pause, and the number that they all have.
     offers: usize,
     nonce: u64,
-    /// The number of its latest offer.
+    /// The number of its latest offer, and when that was answered last.
     heard: Option<u64>,
+    answered: Stamp,
     ended_ms: Option<u64>,
 }
 
@@ -165,7 +167,15 @@ impl Node {
                 return false;
             }
             let (nonce, due_ms) = (self.random_id(), now_ms + SPREAD_AFTER_MS);
-            let new = Relayed { last_frame_ms: now_ms, due_ms, offers: 0, nonce, heard: None, ended_ms: None };
+            let new = Relayed {
+                last_frame_ms: now_ms,
+                due_ms,
+                offers: 0,
+                nonce,
+                heard: None,
+                answered: Stamp::NEVER,
+                ended_ms: None,
+            };
             self.spreads.relayed.insert(peer, new);
         }
         true
@@ -183,6 +193,10 @@ impl Node {
         }
         let (mut going, mut ended) = (Vec::new(), Vec::new());
         for mut spread in std::mem::take(&mut self.spreads.active) {
+            if self.is_direct(now, spread.peer) {
+                // Also if it came back by itself: nobody is probed for what is there.
+                spread.done_ms.get_or_insert(now_ms);
+            }
             let over_ms = spread.done_ms.map_or(spread.started_ms + SPREAD_LIFE_MS, |at| at + SPREAD_GRACE_MS);
             if now_ms >= over_ms || !self.settings.port_spread {
                 ended.push(spread);
@@ -198,15 +212,20 @@ impl Node {
         ended.into_iter().for_each(|spread| self.end_spread(now, spread));
     }
 
+    /// What is sent to `peer` goes by a path of its own.
+    fn is_direct(&self, now: Now, peer: Address) -> bool {
+        self.way(peer, now.ms()).is_some_and(|way| way.owner == peer)
+    }
+
     /// Where `peer`, with whom we share a network, may be met by an upstream's word: our socket and its endpoint. Nobody
     /// else's word is enough to have many packets sent there.
     fn spread_place(&mut self, now: Now, peer: Address) -> Option<Path> {
         let now_ms = now.ms();
         let path = self.rendezvous.met_at(peer, now_ms).filter(|p| self.sockets.contains_key(&p.socket))?;
-        let direct = self.way(peer, now_ms).is_none_or(|way| way.owner == peer);
+        let relayed = self.way(peer, now_ms).is_some_and(|way| way.owner != peer);
         let trusted = self.peers.get(peer).is_some_and(|p| p.trusted(now_ms));
         let global = matches!(scope(path.remote.ip()), Scope::Global | Scope::PseudoPrivate);
-        (!direct && trusted && global && path.remote.is_ipv4() && self.acceptable(peer, path.remote)).then_some(path)
+        (relayed && trusted && global && path.remote.is_ipv4() && self.acceptable(peer, path.remote)).then_some(path)
     }
 
     /// What we say of the NAT before our socket, and how we are seen there.
@@ -224,16 +243,18 @@ impl Node {
         let now_ms = now.ms();
         let nonce = self.random_id();
         let place = self.spread_place(now, peer).and_then(|path| self.spread_self(now, path.socket));
-        let direct = self.way(peer, now_ms).is_some_and(|way| way.owner == peer);
+        let direct = self.is_direct(now, peer);
         let busy = self.spreads.active.iter().any(|s| s.peer == peer);
         let Some(relayed) = self.spreads.relayed.get_mut(&peer) else { return };
         relayed.due_ms = now_ms + SPREAD_ANSWER_MS;
         let idle = now_ms.saturating_sub(relayed.last_frame_ms) >= SPREAD_IDLE_MS;
         if direct || idle || !self.settings.port_spread {
             relayed.due_ms = now_ms + SPREAD_PAUSE_MS;
-            // What it offered and when one ended is remembered.
+            // What it offered and when one ended is remembered, and the pause after offers of ours.
             if relayed.ended_ms.is_none() && relayed.heard.is_none() && relayed.offers == 0 {
                 self.spreads.relayed.remove(&peer);
+            } else {
+                relayed.offers = 0;
             }
             return;
         }
@@ -262,7 +283,7 @@ impl Node {
 
     /// A peer offers a spread, or takes up ours.
     pub(crate) fn spread_offered(&mut self, now: Now, from: Address, endpoint: SocketAddr, offer: SpreadOffer) {
-        if !self.settings.port_spread {
+        if !self.settings.port_spread || self.halted || endpoint.port() == 0 {
             self.counters.spread_refused += 1;
             return;
         }
@@ -274,8 +295,10 @@ impl Node {
         };
         let answer = SpreadOffer { answer: true, nat, sockets: sockets_for(nat), nonce: offer.nonce };
         if self.spreads.active.iter().any(|s| s.peer == from) {
-            let again = self.spreads.relayed.get(&from).is_some_and(|r| r.heard == Some(offer.nonce));
-            if again && !offer.answer {
+            // An answer was lost, perhaps; copies of an offer in one push are one.
+            let again =
+                |r: &mut Relayed| r.heard == Some(offer.nonce) && r.answered.pass(SPREAD_ANSWER_MS / 2, now.ms());
+            if !offer.answer && self.spreads.relayed.get_mut(&from).is_some_and(again) {
                 self.tell_spread(now, from, seen, answer);
             }
             return;
@@ -296,6 +319,7 @@ impl Node {
         if !offer.answer {
             if let Some(relayed) = self.spreads.relayed.get_mut(&from) {
                 relayed.heard = Some(offer.nonce);
+                relayed.answered.set(now.ms());
             }
             self.tell_spread(now, from, seen, answer);
         }

@@ -304,6 +304,30 @@ fn a_spread_that_reaches_nobody_stays_within_its_probes_closes_its_sockets_and_r
 }
 
 #[test]
+fn a_spread_ends_when_the_way_that_it_was_to_replace_works_again() {
+    let mut lab = pair(1, [RANDOM, Behind::Nothing]);
+    meet(&mut lab).unwrap();
+    let ends = [lab::ip("44.0.1.1"), lab::ip("44.0.2.1")];
+    lab.world.block(ends[0], ends[1]);
+    let counted = |lab: &Lab| lab.world.host(lab.leaves[1]).node.counters();
+    for number in 0..100 {
+        lab.ping(0, 1, number, 56, 1000);
+        lab.world.run_ms(50);
+        if counted(&lab).spread_probes > 0 {
+            break;
+        }
+    }
+    assert_eq!(counted(&lab).spreads, 1);
+    lab.world.unblock(ends[0], ends[1]);
+    assert!(meet(&mut lab).is_some_and(|ms| ms < 3000));
+    lab.world.run_ms(100);
+    let so_far = counted(&lab).spread_probes;
+    assert!(so_far < SPREAD_PROBES_MAX as u64 / 2 && counted(&lab).spread_successes == 0, "{so_far}");
+    lab.world.run_ms(SPREAD_LIFE_MS);
+    assert_eq!(counted(&lab).spread_probes, so_far);
+}
+
+#[test]
 fn who_has_spreads_switched_off_gets_none_and_sends_none_and_the_other_gives_up() {
     for off in [0, 1] {
         let mut lab = pair(1, [RANDOM, PORT_RESTRICTED]);
