@@ -119,7 +119,7 @@ struct Direction {
     lost: u64,
     duplicated: u64,
     reordered: u64,
-    /// Longest time between two arrivals, milliseconds.
+    /// Longest time without an arrival after it happened, milliseconds.
     gap_ms: f64,
 }
 
@@ -148,7 +148,8 @@ struct Outcome {
 /// What one end received: number and time since the start.
 type Arrivals = Vec<(u64, Duration)>;
 
-fn judge(arrivals: &Arrivals, sent: u64, from: Duration) -> Direction {
+/// It happened at `from`, and the last datagram was sent at `until`.
+fn judge(arrivals: &Arrivals, sent: u64, from: Duration, until: Duration) -> Direction {
     let mut seen = vec![false; sent as usize];
     let mut d = Direction { sent, ..Direction::default() };
     let (mut highest, mut last) = (0, None::<Duration>);
@@ -167,6 +168,8 @@ fn judge(arrivals: &Arrivals, sent: u64, from: Duration) -> Direction {
             None => {}
         }
     }
+    // Who never comes back is silent until the end.
+    d.gap_ms = d.gap_ms.max(until.saturating_sub(last.unwrap_or(from)).as_secs_f64() * 1e3);
     d.lost = seen.iter().filter(|there| !**there).count() as u64;
     d
 }
@@ -245,13 +248,14 @@ fn one(homes: &Homes, case: Case, options: &Options) -> Result<Run> {
             Ok((from, ever.then(|| without.unwrap_or_default().as_secs_f64() * 1e3)))
         };
         let failed = fail();
+        let until = start.elapsed();
         silent.store(true, Ordering::Release);
         std::thread::sleep(DRAIN);
         done.store(true, Ordering::Release);
         let arrivals = receivers.map(|r| r.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let (from, direct_ms) = failed?;
         let sent = [0, 1].map(|i| sent[i].load(Ordering::Acquire));
-        let [a_to_b, b_to_a] = [(1, 0), (0, 1)].map(|(to, by)| judge(&arrivals[to], sent[by], from));
+        let [a_to_b, b_to_a] = [(1, 0), (0, 1)].map(|(to, by)| judge(&arrivals[to], sent[by], from, until));
         Ok(Run { a_to_b, b_to_a, direct_ms })
     })
 }
@@ -318,7 +322,9 @@ mod tests {
     fn gaps_losses_repeats_and_overtakers_are_told_apart() {
         let ms = Duration::from_millis;
         let arrivals = vec![(0, ms(0)), (1, ms(500)), (3, ms(600)), (2, ms(601)), (2, ms(602)), (5, ms(900))];
-        let d = judge(&arrivals, 7, ms(550));
+        let d = judge(&arrivals, 7, ms(550), ms(950));
         assert_eq!((d.sent, d.lost, d.duplicated, d.reordered, d.gap_ms), (7, 2, 1, 1, 298.0));
+        assert_eq!(judge(&arrivals, 7, ms(550), ms(4900)).gap_ms, 4000.0, "silent to the end");
+        assert_eq!(judge(&Vec::new(), 7, ms(550), ms(1550)).gap_ms, 1000.0);
     }
 }

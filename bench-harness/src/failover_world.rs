@@ -226,7 +226,7 @@ impl World {
         let before = carried()?;
         std::thread::sleep(Duration::from_millis(100));
         let after = carried()?;
-        Ok(usize::from(after[1] - before[1] > after[0] - before[0]))
+        Ok(usize::from(after[1].saturating_sub(before[1]) > after[0].saturating_sub(before[0])))
     }
 
     /// A's address is replaced by another one.
