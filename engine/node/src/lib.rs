@@ -136,6 +136,8 @@ pub struct Node {
     rendezvous: rendezvous::Rendezvous,
     spreads: spread::Spreads,
     watched: BTreeSet<Address>,
+    /// Paths over which the kernel would not send since they were last looked at.
+    refused: BTreeSet<Path>,
     warming: warm::Warming,
     networks: Networks,
     authorised: members::Authorised,
@@ -178,6 +180,7 @@ impl Node {
             rendezvous: rendezvous::Rendezvous::default(),
             spreads: spread::Spreads::default(),
             watched: BTreeSet::new(),
+            refused: BTreeSet::new(),
             warming: warm::Warming::new(),
             networks: Networks::new(),
             authorised: members::Authorised::default(),

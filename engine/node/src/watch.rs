@@ -4,6 +4,7 @@
 //! ZeroTierOne waits 19 s for another path and 243 s for the relay.
 // spec: paths, "Path selection", Gateway
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use wire::{Address, Now, Verb};
@@ -44,19 +45,21 @@ impl Node {
         if !self.settings.fast_failover {
             // Switched off a moment ago: nothing is held against a path any more.
             self.watched.clear();
+            self.refused.clear();
             let slots = self.peers.iter_mut().flat_map(|(_, p)| &mut p.slots);
             slots.for_each(|s| s.watch = Watch::default());
             return self.plan_all(now);
         }
+        let refused = std::mem::take(&mut self.refused);
         for address in self.watched.iter().copied().collect::<Vec<_>>() {
-            if !self.watch_peer(now, address) {
+            if !self.watch_peer(now, address, &refused) {
                 self.watched.remove(&address);
             }
         }
     }
 
-    /// False if no frames go there any more.
-    fn watch_peer(&mut self, now: Now, address: Address) -> bool {
+    /// False if no frames go there any more. `refused`: paths over which the kernel did not send of late.
+    fn watch_peer(&mut self, now: Now, address: Address, refused: &BTreeSet<Path>) -> bool {
         let now_ms = now.ms();
         let Some(peer) = self.peers.get_mut(address) else { return false };
         let busy = peer.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
@@ -69,6 +72,9 @@ impl Node {
         };
         let (mut probes, mut suspected, mut watching) = (Vec::new(), false, busy);
         for slot in &mut peer.slots {
+            if refused.contains(&slot.path) {
+                self.counters.path_doubted += u64::from(slot.doubt(now_ms));
+            }
             let carries = slot.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
             // A suspect path is probed for as long as frames go to the peer some other way.
             if slot.expired(now_ms) || !(carries || slot.watch.suspect && busy || slot.watch.pending.is_set()) {
@@ -117,16 +123,10 @@ impl Node {
         }
     }
 
-    /// The kernel would not send a datagram there: no route, say.
-    pub fn handle_send_refused(&mut self, now: Now, socket: LocalSocketId, remote: SocketAddr) {
-        if !self.settings.fast_failover {
-            return;
-        }
-        for address in self.watched.iter() {
-            let slots = self.peers.get_mut(*address).into_iter().flat_map(|p| &mut p.slots);
-            let doubted = slots.filter(|s| s.path.socket == socket && s.path.remote == remote);
-            let doubted = doubted.filter_map(|s| s.doubt(now.ms()).then_some(())).count();
-            self.counters.path_doubted += doubted as u64;
+    /// The kernel would not send a datagram there: no route, say. There may be as many of these as of datagrams.
+    pub fn handle_send_refused(&mut self, socket: LocalSocketId, remote: SocketAddr) {
+        if self.settings.fast_failover && !self.watched.is_empty() && self.refused.len() < WATCHED_MAX {
+            self.refused.insert(Path { socket, remote });
         }
     }
 }
@@ -167,6 +167,22 @@ fn look(slot: &mut Slot, silence_ms: u64, may_echo: bool, now_ms: u64) -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_noted_once_a_path_and_within_bounds_until_the_next_look() {
+        let (mut node, now) = (crate::tests::node(), Now::at_ms(1000));
+        let refuse = |node: &mut Node, paths: u64| {
+            let remote = "192.0.2.1:9993".parse().unwrap();
+            (0..paths).for_each(|n| node.handle_send_refused(LocalSocketId(n % 10_000), remote));
+            node.refused.len()
+        };
+        assert_eq!(refuse(&mut node, 3), 0, "nobody is watched");
+        node.watch(now, Address::from_u64(1));
+        assert_eq!(refuse(&mut node, 3), 3);
+        assert_eq!(refuse(&mut node, 50_000), WATCHED_MAX);
+        node.watch_tick(now);
+        assert!(node.refused.is_empty());
+    }
 
     #[test]
     fn watched_peers_are_bounded_and_those_without_frames_are_let_go() {
