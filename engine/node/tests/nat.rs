@@ -5,89 +5,13 @@
 mod lab;
 
 use lab::{Lab, network_with};
-use node::Event;
 use node::limits::*;
-use sim::{Link, NatKind, Ports, Realm, Unsolicited, World};
+use sim::meeting::{Behind, KINDS, LIMIT_MS, behind_one_carrier, home, pair, round_trips, settle};
+use sim::{Link, NatKind, Ports, Realm, Unsolicited};
 
-/// What a leaf is behind.
-#[derive(Clone, Copy, PartialEq)]
-enum Behind {
-    Nothing,
-    Nat(NatKind),
-}
-
-const KINDS: [(&str, Behind); 6] = [
-    ("public", Behind::Nothing),
-    ("full cone", Behind::Nat(NatKind::full_cone())),
-    ("address-restricted", Behind::Nat(NatKind::address_restricted())),
-    ("port-restricted", Behind::Nat(NatKind::port_restricted())),
-    ("symmetric, in sequence", Behind::Nat(NatKind::symmetric(Ports::Sequential))),
-    ("symmetric, at random", Behind::Nat(NatKind::symmetric(Ports::Random))),
-];
-
-/// Virtual time that a pair has. ms
-const LIMIT_MS: u64 = 30_000;
-/// Each way has a frame this often. ms
-const FRAME_MS: u64 = 100;
-
-/// Leaf `n` at home behind a router at `external` in `outside`.
-fn home(world: &mut World, n: usize, outside: Realm, external: &str, kind: NatKind) -> (Realm, String) {
-    (world.add_nat(outside, external, kind), format!("192.168.{}.10:9993", 10 + n))
-}
-
-/// Two members of a network, each behind what is said.
-fn pair(seed: u64, behind: [Behind; 2]) -> Lab {
-    let lab = network_with(seed, 2, |world, n| match behind[n] {
-        Behind::Nothing => (Realm::INTERNET, lab::at(n)),
-        Behind::Nat(kind) => home(world, n, Realm::INTERNET, &format!("44.0.{}.1", n + 1), kind),
-    });
-    settle(lab)
-}
-
-/// Everybody joins, and the root knows who listens to which group.
-fn settle(mut lab: Lab) -> Lab {
-    lab.join_all(2000);
-    lab.world.run_ms(1000);
-    lab
-}
-
-/// Two members of a network in homes of this kind, both behind a carrier's router of that kind.
-fn behind_one_carrier(home_kind: NatKind, carrier_kind: NatKind) -> Lab {
-    let carrier = std::cell::OnceCell::new();
-    let lab = network_with(1, 2, |world, n| {
-        let carrier = *carrier.get_or_init(|| world.add_nat(Realm::INTERNET, "44.7.7.7", carrier_kind));
-        home(world, n, carrier, &format!("100.64.0.{}", n + 1), home_kind)
-    });
-    settle(lab)
-}
-
-/// Leaf 0 begins, then frames go both ways until both are direct. Milliseconds from the first frame, unless they never
-/// are.
+/// Leaf 0 begins; milliseconds until both are direct, unless they never are.
 fn meet(lab: &mut Lab) -> Option<u64> {
-    let start = lab.world.now().ms();
-    assert!(lab.first_ping(0, 1, 56, 5000).is_some(), "reachable from the start");
-    let stacks = [lab.stack(0), lab.stack(1)];
-    for number in 0..(LIMIT_MS / FRAME_MS) as u16 {
-        if lab.direct(0, 1) && lab.direct(1, 0) {
-            let went = |n: usize| lab.world.last_event(lab.leaves[n], |e| is_direct(e, lab.address(1 - n)));
-            return Some(went(0).max(went(1))? - start);
-        }
-        for n in [0, 1] {
-            let ping = sim::icmp_echo(stacks[n], stacks[1 - n], 1000 + number, 56);
-            lab.world.tap(lab.leaves[n], lab.network, &ping);
-        }
-        lab.world.run_ms(FRAME_MS);
-    }
-    None
-}
-
-fn is_direct(event: &Event, with: wire::Address) -> bool {
-    matches!(event, Event::PeerDirect { peer, .. } if *peer == with)
-}
-
-/// Round trip of one ping each way, milliseconds.
-fn round_trips(lab: &mut Lab) -> [Option<u64>; 2] {
-    [lab.ping(0, 1, 7, 56, 1000), lab.ping(1, 0, 8, 56, 1000)]
+    sim::meeting::meet(lab, LIMIT_MS)
 }
 
 const SEQUENTIAL: Behind = Behind::Nat(NatKind::symmetric(Ports::Sequential));
@@ -153,10 +77,10 @@ fn a_public_node_goes_direct_with_one_in_a_home_behind_a_carriers_router() {
 #[test]
 fn two_homes_behind_one_carrier_go_direct_if_its_router_turns_datagrams_around_and_else_stay_relayed() {
     let cone = NatKind::port_restricted();
-    let mut lab = behind_one_carrier(cone, NatKind { hairpin: true, ..cone });
+    let mut lab = behind_one_carrier(1, [cone; 2], NatKind { hairpin: true, ..cone });
     assert!(meet(&mut lab).is_some_and(|ms| ms < 2000));
     assert_eq!(round_trips(&mut lab), [Some(8); 2], "never on the internet");
-    let mut lab = behind_one_carrier(cone, cone);
+    let mut lab = behind_one_carrier(1, [cone; 2], cone);
     assert_eq!(meet(&mut lab), None);
     assert_eq!(round_trips(&mut lab), [Some(48); 2]);
 }

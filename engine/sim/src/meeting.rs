@@ -36,7 +36,7 @@ pub fn pair(seed: u64, behind: [Behind; 2]) -> Lab {
 
 /// Everybody joins, and the root knows who listens to which group.
 pub fn settle(mut lab: Lab) -> Lab {
-    // The root takes one new identity per /24 and 2 s, and who was refused asks again after 5 s.
+    // The root takes four new identities of a /24 at once; who is refused asks again after 5 s.
     lab.join_all(10_000);
     lab.world.run_ms(1000);
     lab
