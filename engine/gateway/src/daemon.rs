@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use controller::{Controller, FileStorage};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use node::Node;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -34,6 +35,9 @@ use crate::writer::Writer;
 
 /// Most packet threads.
 pub const MAX_SHARDS: usize = 256;
+/// Descriptors asked for: each shard has sockets of its own on every port of every link, port spreads and clients of a
+/// relay take hundreds more, and 1024 are usual.
+const DESCRIPTORS: u64 = 16_384;
 /// Draws of a port before there is none.
 const DRAWS: usize = 4;
 
@@ -100,6 +104,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> UpError {
 /// Runs until a signal says stop.
 pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     start_logging();
+    raise_descriptors();
     let _lock = home.lock()?;
     let conf_modified = home.local_conf_modified();
     let conf = LocalConf::load(&home.local_conf())?;
@@ -157,6 +162,17 @@ fn start_logging() {
     let plain = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     // Tests in one process may have started it already.
     let _ = plain.try_init();
+}
+
+/// As many descriptors as this process may give itself, up to [`DESCRIPTORS`].
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = hard.min(DESCRIPTORS);
+        if soft < wanted { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) } else { Ok(()) }
+    });
+    if let Err(e) = raised {
+        warn!("the number of descriptors stays as it is: {e}");
+    }
 }
 
 /// Says what the kernel can do, and what is used of it.
