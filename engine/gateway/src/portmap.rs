@@ -126,10 +126,11 @@ pub struct Mapper {
     asker: Asker,
     tasks: BTreeMap<LocalSocketId, Task>,
     /// Told to stop, still deleting what they have.
-    stopping: Vec<JoinHandle<()>>,
+    stopping: Vec<(SocketAddr, JoinHandle<()>)>,
 }
 
 struct Task {
+    local: SocketAddr,
     stop: oneshot::Sender<()>,
     handle: JoinHandle<()>,
 }
@@ -149,14 +150,17 @@ impl Mapper {
         for id in gone {
             self.end(id);
         }
-        self.stopping.retain(|task| !task.is_finished());
+        self.stopping.retain(|(_, task)| !task.is_finished());
         for w in wanted.iter().filter(|w| w.is_behind_a_router()) {
             if self.tasks.contains_key(&w.socket) || self.tasks.len() >= MAX_MAPPED_LINKS {
                 continue;
             }
             let (stop, stopped) = oneshot::channel();
-            let handle = tokio::task::spawn_local(self.asker.clone().keep(w.clone(), stopped));
-            self.tasks.insert(w.socket, Task { stop, handle });
+            // To the router a link that is back is the one that went: what deletes its mapping comes first.
+            let same = self.stopping.iter().position(|(local, _)| *local == w.local);
+            let before = same.map(|at| self.stopping.remove(at).1);
+            let handle = tokio::task::spawn_local(self.asker.clone().keep(w.clone(), before, stopped));
+            self.tasks.insert(w.socket, Task { local: w.local, stop, handle });
         }
     }
 
@@ -165,9 +169,9 @@ impl Mapper {
         let _ = task.stop.send(());
         if self.stopping.len() >= MAX_MAPPED_LINKS {
             // A link that comes and goes: the router forgets by itself.
-            self.stopping.remove(0).abort();
+            self.stopping.remove(0).1.abort();
         }
-        self.stopping.push(task.handle);
+        self.stopping.push((task.local, task.handle));
     }
 
     /// Deletes every mapping, as far as the routers answer in time.
@@ -176,7 +180,7 @@ impl Mapper {
             self.end(id);
         }
         let all = async {
-            for task in self.stopping {
+            for (_, task) in self.stopping {
                 let _ = task.await;
             }
         };
@@ -244,8 +248,11 @@ struct Asker {
 }
 
 impl Asker {
-    /// Keeps `wanted` mapped until told to stop.
-    async fn keep(self, wanted: Wanted, mut stop: oneshot::Receiver<()>) {
+    /// Keeps `wanted` mapped until told to stop, as soon as the task `before` has ended.
+    async fn keep(self, wanted: Wanted, before: Option<JoinHandle<()>>, mut stop: oneshot::Receiver<()>) {
+        if let Some(before) = before {
+            let _ = before.await;
+        }
         let mut pause = FIRST_PAUSE;
         let mut lease: Option<Lease> = None;
         let mut told: Option<Mapped> = None;
