@@ -75,6 +75,8 @@ struct Adopted {
 #[derive(Debug, Default)]
 pub(crate) struct Spreads {
     relayed: BTreeMap<Address, Relayed>,
+    /// None of them is due before.
+    look_ms: Option<u64>,
     active: Vec<Spread>,
     adopted: BTreeMap<LocalSocketId, Adopted>,
 }
@@ -118,8 +120,18 @@ impl Spread {
 
 impl Spreads {
     pub(crate) fn next_ms(&self) -> Option<u64> {
-        let looks = self.relayed.values().map(|r| r.due_ms);
-        looks.chain(self.active.iter().map(Spread::step_ms)).min()
+        self.look_ms.into_iter().chain(self.active.iter().map(Spread::step_ms)).min()
+    }
+
+    /// A relayed peer is due then.
+    fn look_at(&mut self, due_ms: u64) {
+        self.look_ms = Some(self.look_ms.map_or(due_ms, |at| at.min(due_ms)));
+    }
+
+    /// Sockets that we open on a side with this NAT, as long as one that is met can be kept.
+    fn sockets_for(&self, nat: SpreadNat) -> u16 {
+        let none = nat == SpreadNat::EndpointIndependent || self.adopted.len() >= SPREAD_ADOPTED_MAX;
+        if none { 0 } else { SPREAD_SOCKETS }
     }
 
     /// The socket was opened for a spread, whether that is over or not.
@@ -177,6 +189,7 @@ impl Node {
                 ended_ms: None,
             };
             self.spreads.relayed.insert(peer, new);
+            self.spreads.look_at(due_ms);
         }
         true
     }
@@ -187,9 +200,12 @@ impl Node {
         if self.spreads.next_ms().is_none_or(|at| at > now_ms) {
             return;
         }
-        let due = self.spreads.relayed.iter().filter(|(_, r)| r.due_ms <= now_ms).map(|(&peer, _)| peer);
-        for peer in due.collect::<Vec<_>>() {
-            self.offer_spread(now, peer);
+        if self.spreads.look_ms.is_some_and(|at| at <= now_ms) {
+            let due = self.spreads.relayed.iter().filter(|(_, r)| r.due_ms <= now_ms).map(|(&peer, _)| peer);
+            for peer in due.collect::<Vec<_>>() {
+                self.offer_spread(now, peer);
+            }
+            self.spreads.look_ms = self.spreads.relayed.values().map(|r| r.due_ms).min();
         }
         let (mut going, mut ended) = (Vec::new(), Vec::new());
         for mut spread in std::mem::take(&mut self.spreads.active) {
@@ -269,7 +285,12 @@ impl Node {
         }
         relayed.offers += 1;
         let nonce = relayed.nonce;
-        self.tell_spread(now, peer, seen, SpreadOffer { answer: false, nat, sockets: sockets_for(nat), nonce });
+        self.tell_spread(
+            now,
+            peer,
+            seen,
+            SpreadOffer { answer: false, nat, sockets: self.spreads.sockets_for(nat), nonce },
+        );
     }
 
     /// An offer rides on a record of a push; who does not know it sees one more of our addresses.
@@ -293,7 +314,7 @@ impl Node {
             self.counters.spread_refused += 1;
             return;
         };
-        let answer = SpreadOffer { answer: true, nat, sockets: sockets_for(nat), nonce: offer.nonce };
+        let answer = SpreadOffer { answer: true, nat, sockets: self.spreads.sockets_for(nat), nonce: offer.nonce };
         if self.spreads.active.iter().any(|s| s.peer == from) {
             // An answer was lost, perhaps; copies of an offer in one push are one.
             let again =
@@ -358,7 +379,7 @@ impl Node {
         };
         self.spreads.active.push(spread);
         self.counters.spreads += 1;
-        let count = sockets_for(nat);
+        let count = self.spreads.sockets_for(nat);
         if count > 0 {
             self.output(Output::OpenSockets { beside: at.socket, count, ticket });
         }
@@ -453,6 +474,7 @@ impl Node {
             relayed.offers = 0;
             relayed.ended_ms = Some(now.ms());
             relayed.due_ms = now.ms() + pause_ms;
+            self.spreads.look_at(now.ms() + pause_ms);
         }
     }
 
@@ -483,11 +505,6 @@ impl Node {
     }
 }
 
-/// Sockets that a side with this NAT opens.
-fn sockets_for(nat: SpreadNat) -> u16 {
-    if nat == SpreadNat::EndpointIndependent { 0 } else { SPREAD_SOCKETS }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -495,6 +512,37 @@ mod tests {
     #[test]
     fn a_counting_router_begins_again_at_its_first_port() {
         assert_eq!((above(2000, 5), above(65_535, 1), above(65_530, 10)), (2005, 1024, 1028));
+    }
+
+    #[test]
+    fn who_keeps_as_many_sockets_as_it_may_opens_none_and_only_probes() {
+        let (mut node, peer) = (crate::tests::node(), Address::from_u64(2));
+        let beside = LocalSocketId(1);
+        for n in 0..SPREAD_ADOPTED_MAX as u64 {
+            assert_eq!(node.spreads.sockets_for(SpreadNat::Symmetric), SPREAD_SOCKETS);
+            node.spreads.adopted.insert(LocalSocketId(2 + n), Adopted { peer, beside });
+        }
+        assert_eq!(node.spreads.sockets_for(SpreadNat::Symmetric), 0);
+        assert_eq!(node.spreads.sockets_for(SpreadNat::EndpointIndependent), 0);
+    }
+
+    #[test]
+    fn a_relayed_peer_is_looked_at_when_it_is_due_and_not_after() {
+        let (mut node, now) = (crate::tests::node(), |ms| Now::at_ms(ms));
+        let due = |node: &Node| node.spreads.relayed.values().map(|r| r.due_ms).min();
+        for ms in 0..60_000 {
+            let at = now(10_000 + ms);
+            if ms % 700 < 350 {
+                node.spread_wanted(at, Address::from_u64(1 + ms / 700 % 50));
+            }
+            let next = node.spreads.next_ms();
+            assert!(next <= due(&node) && next.is_some() == due(&node).is_some(), "{next:?}");
+            if next.is_some_and(|next| next <= at.ms()) {
+                node.spread_step(at);
+                assert!(node.spreads.next_ms().is_none_or(|next| next > at.ms()), "no turning in circles");
+            }
+        }
+        assert!(node.counters.spread_offers == 0 && !node.spreads.relayed.is_empty());
     }
 
     #[test]
