@@ -42,6 +42,8 @@ impl Targets {
             return false;
         }
         let max = u64::from(TARGET_PROBES_BURST) * if stranger { 500 } else { 1000 };
+        // Whose many links do not fit in there still opens them all, and then probes from them all.
+        let max = max.max(2 * packets * 1000);
         let known = self.by_ip.get(&ip).copied().unwrap_or(Target { milli: 0, at_ms: now_ms }).now(now_ms);
         let milli = known.milli + packets * 1000;
         if milli > max {
@@ -105,6 +107,17 @@ mod tests {
         assert_eq!(taken(&mut targets, "2001:db8::2", false, 0), 0, "the same household");
         targets.proven("44.1.1.2".parse().unwrap(), 0);
         assert_eq!(taken(&mut targets, "44.1.1.2", false, 0), TARGET_PROBES_BACK);
+    }
+
+    #[test]
+    fn a_node_with_many_links_probes_from_all_of_them_what_it_opened_its_nats_for_and_then_no_more() {
+        for stranger in [true, false] {
+            let (mut targets, ip) = (Targets::default(), "44.1.1.1".parse().unwrap());
+            let copies = 2 * u64::from(TARGET_PROBES_BURST);
+            let taken = (0..10).filter(|_| targets.take(ip, copies, stranger, 0)).count();
+            assert_eq!(taken, 2, "what opens our own NATs, and the probe");
+            assert!(!targets.take(ip, 1, false, 1000) && targets.take(ip, 1, false, 1_000_000));
+        }
     }
 
     #[test]
