@@ -17,9 +17,12 @@ const MINUTES: u64 = 12;
 
 /// What is sent beside what ZeroTierOne 1.14.1 sends in the same situation, and how it is switched off. Every row has a
 /// test below or, where named, elsewhere.
-const BEYOND: [(&str, &str); 7] = [
+const BEYOND: [(&str, &str); 10] = [
     ("ECHO every 14 s and HELLO every 60 s to a root, for its WHOIS every 5 s and HELLO every 225 s", "never"),
     ("the probe of a RENDEZVOUS again after 200, 600 and 1500 ms while nobody answers (tests/nat.rs)", "never"),
+    ("four bytes with TTL 2 to an address that a peer pushes, before its probe (tests/nat.rs)", "never"),
+    ("a push of changed addresses without a packet of the peer (tests/upstreams.rs)", "never"),
+    ("MULTICAST_GATHER again after 100, 200 and 400 ms while nobody is known (network/src/multicast.rs)", "never"),
     ("ECHO with 8 bytes to who answers from where nothing was sent (tests/bounds.rs)", "never"),
     ("ECHO over paths that carry frames and bring nothing back", "settings.fastFailover"),
     ("frames over a new path and by the relay too (tests/upstreams.rs)", "settings.warmUp, off"),
