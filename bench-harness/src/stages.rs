@@ -301,7 +301,7 @@ impl Walks {
             }
         }));
 
-        let mut report = Vec::new();
+        let mut report = shard::Report::default();
         let with_frame = timed(1, || {
             alice.outbound(NETWORK, &frames[0], &mut sink);
             report.clear();
@@ -362,7 +362,7 @@ fn shard(own: Address, peer: Address) -> Shard {
     let mut shard = Shard::new(own, Config { seed: [7; 32], shards: 1 });
     let route = Some(Route { socket: SOCKET, remote: remote(), mtu: 1432 });
     shard.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, own), mtu: 2800, fast: true });
-    shard.apply(Update::Peer { address: peer, keys: keys(), suite: Suite::AesGmacSiv, route });
+    shard.apply(Update::Peer { address: peer, keys: keys(), suite: Suite::AesGmacSiv, route, bonded: false });
     shard.apply(Update::Member { network: NETWORK, address: peer, allowed: true });
     shard
 }

@@ -253,13 +253,23 @@ fn node_activity(a: &shard::Activity) -> node::Activity {
     }
 }
 
+fn node_arrival(a: &shard::Arrival) -> node::Arrival {
+    node::Arrival {
+        peer: a.peer,
+        socket: node_socket(a.socket),
+        remote: a.remote,
+        packet_id: a.packet_id,
+        age_us: a.age_us,
+    }
+}
+
 fn shard_update(own: Address, change: PlanChange) -> Update {
     match change {
-        PlanChange::Peer { address, keys, suite, route, .. } => {
+        PlanChange::Peer { address, keys, suite, route, bonded, .. } => {
             // Shards do not have the tunnel: its frames come to the node.
             let route = route.filter(|r| !is_tunnel(r.socket));
             let route = route.map(|r| shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu });
-            Update::Peer { address, keys, suite, route }
+            Update::Peer { address, keys, suite, route, bonded }
         }
         PlanChange::PeerGone(address) => Update::PeerGone(address),
         PlanChange::Network { id, mtu, fast } => Update::Network { id, mac: Mac::of_member(id, own), mtu, fast },
@@ -603,8 +613,10 @@ impl Control {
             }
             FromShard::Frame { network, frame } => node.handle_tap_frame(now, network, &frame),
             FromShard::Activity(seen) => {
-                let seen: Vec<node::Activity> = seen.iter().map(node_activity).collect();
-                node.handle_activity(now, &seen);
+                let activity: Vec<node::Activity> = seen.activity.iter().map(node_activity).collect();
+                node.handle_activity(now, &activity);
+                let arrivals: Vec<node::Arrival> = seen.arrivals.iter().map(node_arrival).collect();
+                node.handle_arrivals(now, &arrivals);
             }
             FromShard::Narrow { socket, remote, bytes } => self.narrow(now, socket, remote, bytes),
             FromShard::SendFailed { socket, remote, bytes, error } => {

@@ -53,7 +53,7 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use shard::{Activity, SocketId, Update};
+use shard::{Report, SocketId, Update};
 use tracing::warn;
 use uring::Waker;
 use uring::tap::SuperFrames;
@@ -172,7 +172,7 @@ pub enum FromShard {
         frame: Buffer,
     },
     /// What frames went over which paths since the shard's last report.
-    Activity(Vec<Activity>),
+    Activity(Report),
     /// Datagrams as long as this take several IP packets to get there.
     Narrow {
         /// The socket they leave by.

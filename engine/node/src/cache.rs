@@ -171,6 +171,7 @@ impl Node {
         }
         self.proofs.forget(address);
         self.watched.remove(&address);
+        self.reports.forget(address);
         self.plan_peer(now, address);
     }
 }

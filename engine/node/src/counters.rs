@@ -162,8 +162,20 @@ numbers! {
         error_gated;
         /// ERRORs received, of whatever kind.
         errors_received;
-        /// QOS_MEASUREMENT, ACK and PATH_NEGOTIATION_REQUEST, which mean nothing without bonding.
+        /// ACK and PATH_NEGOTIATION_REQUEST, which mean nothing without bonding.
         bonding_ignored;
+        /// QOS_MEASUREMENT from peers that bond.
+        qos_received;
+        /// QOS_MEASUREMENT that was relayed, or from a stranger.
+        qos_refused;
+        /// QOS_MEASUREMENT over its gate.
+        qos_gated;
+        /// QOS_MEASUREMENT sent to peers that bond.
+        qos_sent;
+        /// Packets of peers that bond which were not reported because newer ones came.
+        qos_unreported;
+        /// Peers that bond and paths of theirs that get no reports: too many.
+        qos_full;
         /// Verbs that nobody has assigned.
         unassigned_verbs;
         /// REMOTE_TRACE received.
@@ -254,5 +266,9 @@ numbers! {
         authorised;
         /// Peers with lanes.
         lane_peers;
+        /// Peers that bond.
+        bonded_peers;
+        /// Their paths.
+        reported_paths;
     }
 }

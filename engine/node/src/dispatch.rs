@@ -2,7 +2,7 @@
 //! have rooms of their own. Afterwards the peer-received hook runs for what counts as received.
 // spec: wire, "Who may send what"
 
-use wire::message::{Ack, ConfigRequest, ErrorCode, ErrorMessage, InRe, PathNegotiation, QosMeasurement, RemoteTrace};
+use wire::message::{Ack, ConfigRequest, ErrorCode, ErrorMessage, InRe, PathNegotiation, RemoteTrace};
 use wire::message::{OkMessage, OkWhois, UserMessage, Whois};
 use wire::{Address, Malformed, Now, Verb};
 
@@ -47,7 +47,8 @@ impl Node {
     ) {
         let Some(known) = Verb::from_u8(verb) else {
             self.counters.unassigned_verbs += 1;
-            return self.received(now, arrival, from, None, Heard::YES);
+            self.received(now, arrival, from, None, Heard::YES);
+            return self.note_arrival(now, arrival, from, id, 0);
         };
         let handled = match known {
             Verb::Nop => Ok(Heard::YES),
@@ -66,17 +67,20 @@ impl Node {
             Verb::UserMessage => self.user_message_received(from, payload),
             Verb::RemoteTrace => self.remote_trace(payload),
             Verb::Ack => self.bonding(Ack::parse(payload).map(|_| ())),
-            Verb::QosMeasurement => self.bonding(QosMeasurement::parse(payload).map(|_| ())),
+            Verb::QosMeasurement => self.qos_measurement(now, arrival, from, id, payload),
             Verb::PathNegotiationRequest => self.bonding(PathNegotiation::parse(payload).map(|_| ())),
         };
         match handled {
             Ok(Heard { heard: false, .. }) => {}
-            Ok(heard) => self.received(now, arrival, from, Some(known), heard),
+            Ok(heard) => {
+                self.received(now, arrival, from, Some(known), heard);
+                self.note_arrival(now, arrival, from, id, 0);
+            }
             Err(_) => self.counters.dropped_malformed += 1,
         }
     }
 
-    /// Parsed, counted, and without any effect while there is no bond. // spec: wire, "QOS_MEASUREMENT (0x13)"
+    /// Parsed, counted, and without any effect while there is no bond. // spec: bonding, "ACK and path negotiation"
     fn bonding(&mut self, parsed: Result<(), Malformed>) -> Handled {
         parsed?;
         self.counters.bonding_ignored += 1;

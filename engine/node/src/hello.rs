@@ -208,6 +208,7 @@ impl Node {
         }
         self.set_version(now, from, version);
         self.received(now, arrival, from, Some(Verb::Hello), Heard::YES);
+        self.note_arrival(now, arrival, from, id, 0);
     }
 
     fn may_answer_hello(&mut self, now: Now, arrival: &Arrival, from: Address) -> bool {

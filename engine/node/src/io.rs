@@ -218,6 +218,8 @@ pub enum PlanChange {
         paths: Vec<(LocalSocketId, SocketAddr)>,
         /// Shards that send to it from a socket of their own instead of the route's ([`crate::Node::add_lane`]).
         lanes: Vec<(u16, LocalSocketId)>,
+        /// It bonds: the node wants to hear which of its packets came ([`crate::Node::handle_arrivals`]).
+        bonded: bool,
     },
     /// Forget a peer.
     PeerGone(Address),
@@ -262,13 +264,14 @@ pub enum PlanChange {
 impl fmt::Debug for PlanChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PlanChange::Peer { address, suite, route, paths, lanes, .. } => f
+            PlanChange::Peer { address, suite, route, paths, lanes, bonded, .. } => f
                 .debug_struct("Peer")
                 .field("address", address)
                 .field("suite", suite)
                 .field("route", route)
                 .field("paths", paths)
                 .field("lanes", lanes)
+                .field("bonded", bonded)
                 .finish_non_exhaustive(),
             PlanChange::PeerGone(address) => write!(f, "PeerGone({address})"),
             PlanChange::Network { id, mtu, fast } => write!(f, "Network({id}, mtu {mtu}, fast {fast})"),
@@ -317,6 +320,21 @@ pub struct Activity {
     pub tx_bytes: u64,
     /// Some of the packets received were frames of a network whose gate the peer passes.
     pub nontrivial: bool,
+}
+
+/// A packet of a peer that bonds, which a shard received directly: one of those with an odd ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The peer.
+    pub peer: Address,
+    /// Our socket.
+    pub socket: LocalSocketId,
+    /// The remote endpoint.
+    pub remote: SocketAddr,
+    /// The packet's ID.
+    pub packet_id: u64,
+    /// How long ago it came. us.
+    pub age_us: u64,
 }
 
 /// What is known of a peer, for status.

@@ -69,6 +69,7 @@ mod plan;
 mod ports;
 mod proof;
 mod push;
+mod qos;
 mod receive;
 mod relay;
 mod rendezvous;
@@ -98,8 +99,8 @@ use wire::{Address, Now, Prefix, SecretIdentity};
 
 pub use counters::{Counters, Gauges};
 pub use io::{
-    Activity, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus, PlanChange,
-    Port, Relayed, RestoreError, Route, Socket, StateKey,
+    Activity, Arrival, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus,
+    PlanChange, Port, Relayed, RestoreError, Route, Socket, StateKey,
 };
 pub use network::Networks;
 pub use settings::{PhysicalNetwork, Settings, WarmUp};
@@ -142,6 +143,7 @@ pub struct Node {
     networks: Networks,
     authorised: members::Authorised,
     lanes: lanes::Lanes,
+    reports: qos::Reports,
     plan: plan::Plan,
     narrowed: narrow::Narrowed,
     timers: timers::Timers,
@@ -185,6 +187,7 @@ impl Node {
             networks: Networks::new(),
             authorised: members::Authorised::default(),
             lanes: lanes::Lanes::default(),
+            reports: qos::Reports::default(),
             plan: plan::Plan::default(),
             narrowed: narrow::Narrowed::default(),
             timers: timers::Timers::new(now),
@@ -214,7 +217,7 @@ impl Node {
         let watch = (!self.watched.is_empty()).then_some(self.timers.next_watch_ms);
         let probe = self.rendezvous.next_probe_ms();
         let spread = self.spreads.next_ms();
-        let sometimes = [ping, watch, probe, spread, self.next_warm_ms()].into_iter().flatten();
+        let sometimes = [ping, watch, probe, spread, self.next_warm_ms(), self.reports.next_ms()].into_iter().flatten();
         sometimes.chain([self.timers.next_tick_ms, self.networks.poll_timeout()]).min()
     }
 
@@ -235,6 +238,7 @@ impl Node {
         let [path_gates, identity_prefixes, error_gates] = self.gates.sizes();
         let [rendezvous_held, timed_probes, rendezvous_peers] = self.rendezvous.sizes();
         let [spread_peers, spread_sockets] = self.spreads.sizes();
+        let [bonded_peers, reported_paths] = self.reports.sizes();
         Gauges {
             peers: self.peers.len(),
             cached_peers: self.cache.len(),
@@ -263,6 +267,8 @@ impl Node {
             lost_paths: self.timers.lost_paths.len(),
             authorised: self.authorised.len(),
             lane_peers: self.lanes.peers(),
+            bonded_peers,
+            reported_paths,
         }
     }
 

@@ -358,6 +358,17 @@ pub const LANE_MISSES: u8 = 3;
 /// A lane that was given up, or never worked, is probed again after this long. ms.
 pub const LANE_RETRY_MS: u64 = 60_000;
 
+// Timing reports to peers that bond. // spec: bonding, "QoS measurement"
+
+/// Between two reports over one path: twice the shortest failover interval of a bond. ms, spec.
+pub const QOS_REPORT_MS: u64 = 1_000;
+/// A peer that sent no report of its own for this long does not bond any more: what a report is good for. ms, spec.
+pub const QOS_LIFE_MS: u64 = 600_000;
+/// Peers that bond with us at a time. ours.
+pub const QOS_PEERS_MAX: usize = 1_024;
+/// Their paths that get reports; four for each of as many peers. ours.
+pub const QOS_PATHS_MAX: usize = 4_096;
+
 // Networks.
 
 /// Networks hear of frames that shards carry this often per peer. ms, ours.

@@ -19,12 +19,13 @@ struct Planned {
     route: Option<Route>,
     paths: Vec<(LocalSocketId, SocketAddr)>,
     lanes: Vec<(u16, LocalSocketId)>,
+    bonded: bool,
 }
 
 impl PartialEq for Planned {
     fn eq(&self, other: &Planned) -> bool {
         Arc::ptr_eq(&self.keys, &other.keys)
-            && (self.suite, self.route) == (other.suite, other.route)
+            && (self.suite, self.route, self.bonded) == (other.suite, other.route, other.bonded)
             && (&self.paths, &self.lanes) == (&other.paths, &other.lanes)
     }
 }
@@ -102,8 +103,8 @@ impl Node {
         let change = match present {
             Some(planned) => {
                 self.plan.peers.insert(address, planned.clone());
-                let Planned { keys, suite, route, paths, lanes } = planned;
-                PlanChange::Peer { address, keys, suite, route, paths, lanes }
+                let Planned { keys, suite, route, paths, lanes, bonded } = planned;
+                PlanChange::Peer { address, keys, suite, route, paths, lanes, bonded }
             }
             None => {
                 self.plan.peers.remove(&address);
@@ -138,6 +139,7 @@ impl Node {
         let lanes = way.map(|way| self.lanes.proven(address, &way.path)).unwrap_or_default();
         let usable = peer.slots.iter().filter(|s| !s.expired(now.ms()));
         let paths = usable.map(|s| (s.path.socket, s.path.remote)).collect();
-        Some(Planned { keys: peer.keys.clone(), suite: peer.suite(&self.settings), route, paths, lanes })
+        let (suite, bonded) = (peer.suite(&self.settings), self.reports.is_bonded(address));
+        Some(Planned { keys: peer.keys.clone(), suite, route, paths, lanes, bonded })
     }
 }

@@ -47,6 +47,7 @@ impl Node {
         self.fire_probes(now);
         self.end_warm_ups(now);
         self.spread_step(now);
+        self.send_reports(now);
         if now_ms >= self.timers.next_watch_ms && !self.watched.is_empty() {
             self.watch_tick(now);
         }
@@ -112,5 +113,6 @@ impl Node {
         self.targets.expire(now_ms);
         self.introductions.expire(now_ms);
         self.authorised.expire(now_ms);
+        self.expire_reports(now);
     }
 }

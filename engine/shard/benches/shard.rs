@@ -95,7 +95,7 @@ fn shard(own: Address, peer: Address, suite: Suite) -> Shard {
     let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
     let route = Some(Route { socket: SOCKET, remote: remote(), mtu: 1500 });
     shard.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, own), mtu: 2800, fast: true });
-    shard.apply(Update::Peer { address: peer, keys, suite, route });
+    shard.apply(Update::Peer { address: peer, keys, suite, route, bonded: false });
     shard.apply(Update::Member { network: NETWORK, address: peer, allowed: true });
     shard
 }
@@ -222,7 +222,7 @@ fn lookup(c: &mut Criterion) {
     let keys = Arc::new(Keys::new(SharedKey::from_bytes([9; 48])));
     for n in 1..PEERS_MAX as u64 {
         let address = Address::from_u64(n * 0x1_0001);
-        bob.apply(Update::Peer { address, keys: keys.clone(), suite: Suite::AesGmacSiv, route: None });
+        bob.apply(Update::Peer { address, keys: keys.clone(), suite: Suite::AesGmacSiv, route: None, bonded: false });
     }
     let mut packet = [0; 100];
     packet[8..13].copy_from_slice(&BOB.to_bytes());

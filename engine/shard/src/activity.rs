@@ -1,14 +1,19 @@
-//! What frames went over which path of which peer since the last tick. Noted in the peer's own entry, so that a packet
-//! costs a comparison or two; carried to the control plane in one batch, which learns paths and liveness from it.
+//! What frames went over which path of which peer since the last tick, and of peers that bond which packets came. Noted in
+//! the peer's own entry, so that a packet costs a comparison or two; carried to the control plane in one batch, which learns
+//! paths and liveness from it, and tells the peers that bond.
 
 use std::net::SocketAddr;
 
-use wire::Address;
+use bond::qos::{Arrivals, is_sampled};
+use wire::{Address, Now};
 
 use crate::{Path, SocketId};
 
 /// Paths of one peer that are counted within one tick. A peer has at most as many. // spec: paths, "Constants"
 pub const ACTIVITY_PATHS_MAX: usize = 64;
+/// Packets of a peer that bonds which are remembered per path within one tick, the newest; a report to the peer has room for
+/// 100, once a second.
+pub const ARRIVALS_MAX: usize = 32;
 
 /// Frames received and sent by a shard over one path of one peer since the last tick. Packets that went to the control
 /// plane are not in it.
@@ -32,10 +37,49 @@ pub struct Activity {
     pub tx_bytes: u64,
 }
 
+/// A packet of a peer that bonds: one of those with an odd ID, received directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The peer.
+    pub peer: Address,
+    /// Our socket.
+    pub socket: SocketId,
+    /// The remote endpoint.
+    pub remote: SocketAddr,
+    /// The packet's ID.
+    pub packet_id: u64,
+    /// How long ago it came. us.
+    pub age_us: u64,
+}
+
+/// What a shard saw since its last tick.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Per path.
+    pub activity: Vec<Activity>,
+    /// Of peers that bond.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl Report {
+    /// There was nothing.
+    pub fn is_empty(&self) -> bool {
+        self.activity.is_empty()
+    }
+
+    /// Forgets all of it.
+    pub fn clear(&mut self) {
+        self.activity.clear();
+        self.arrivals.clear();
+    }
+}
+
 /// The paths of one peer since the last tick.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     lines: Vec<Line>,
+    /// If the peer bonds: what came by each line, in their order.
+    arrivals: Option<Vec<Arrivals<ARRIVALS_MAX>>>,
 }
 
 #[derive(Debug)]
@@ -48,6 +92,15 @@ struct Line {
     tx_bytes: u64,
 }
 
+/// A packet received.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    pub(crate) now: Now,
+    pub(crate) packet_id: u64,
+    pub(crate) hops0: bool,
+    pub(crate) bytes: usize,
+}
+
 /// There is no line left for another path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
@@ -57,24 +110,51 @@ impl Ledger {
         self.lines.is_empty()
     }
 
-    pub(crate) fn received(&mut self, path: Path, hops0: bool, bytes: usize) -> Result<(), Full> {
-        let line = self.line(path, |line| line.hops0 == hops0 || line.rx_packets == 0)?;
+    /// Whether the peer bonds.
+    pub(crate) fn set_bonded(&mut self, bonded: bool) {
+        if bonded != self.arrivals.is_some() {
+            self.arrivals = bonded.then(|| Vec::with_capacity(4));
+        }
+    }
+
+    pub(crate) fn received(&mut self, path: Path, from: Received) -> Result<(), Full> {
+        let Received { now, packet_id, hops0, bytes } = from;
+        let at = self.find(path, |line| line.hops0 == hops0 || line.rx_packets == 0)?;
+        let line = &mut self.lines[at];
         line.hops0 = hops0;
         line.rx_packets += 1;
         line.rx_bytes += bytes as u64;
+        if let Some(arrivals) = &mut self.arrivals
+            && hops0
+            && is_sampled(packet_id)
+        {
+            if arrivals.len() <= at {
+                arrivals.resize_with(at + 1, Arrivals::default);
+            }
+            arrivals[at].note(packet_id, now.mono_us);
+        }
         Ok(())
     }
 
     pub(crate) fn sent(&mut self, path: Path, packets: usize, bytes: usize) -> Result<(), Full> {
-        let line = self.line(path, |_| true)?;
+        let at = self.find(path, |_| true)?;
+        let line = &mut self.lines[at];
         line.tx_packets += packets as u64;
         line.tx_bytes += bytes as u64;
         Ok(())
     }
 
     /// Appends a line's worth each to `report` and starts anew.
-    pub(crate) fn drain(&mut self, peer: Address, report: &mut Vec<Activity>) {
-        report.extend(self.lines.drain(..).map(|line| Activity {
+    pub(crate) fn drain(&mut self, now: Now, peer: Address, report: &mut Report) {
+        for (line, arrivals) in self.lines.iter().zip(self.arrivals.iter_mut().flatten()) {
+            let Path { socket, remote } = line.path;
+            report.arrivals.extend(arrivals.iter().map(|(packet_id, at_us)| {
+                let age_us = now.mono_us.saturating_sub(at_us);
+                Arrival { peer, socket, remote, packet_id, age_us }
+            }));
+            arrivals.clear();
+        }
+        report.activity.extend(self.lines.drain(..).map(|line| Activity {
             peer,
             socket: line.path.socket,
             remote: line.path.remote,
@@ -86,16 +166,16 @@ impl Ledger {
         }));
     }
 
-    fn line(&mut self, path: Path, fits: impl Fn(&Line) -> bool) -> Result<&mut Line, Full> {
-        let at = match self.lines.iter().position(|line| line.path == path && fits(line)) {
-            Some(at) => at,
-            None if self.lines.len() == ACTIVITY_PATHS_MAX => return Err(Full),
+    /// The place of a line for this path.
+    fn find(&mut self, path: Path, fits: impl Fn(&Line) -> bool) -> Result<usize, Full> {
+        match self.lines.iter().position(|line| line.path == path && fits(line)) {
+            Some(at) => Ok(at),
+            None if self.lines.len() == ACTIVITY_PATHS_MAX => Err(Full),
             None => {
                 self.lines.push(Line { path, hops0: false, rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0 });
-                self.lines.len() - 1
+                Ok(self.lines.len() - 1)
             }
-        };
-        Ok(&mut self.lines[at])
+        }
     }
 }
 
@@ -109,17 +189,22 @@ mod tests {
         Path { socket: SocketId(1), remote: SocketAddr::from(([192, 0, 2, 1], port)) }
     }
 
+    fn came(packet_id: u64, hops0: bool, bytes: usize) -> Received {
+        Received { now: Now::at_ms(packet_id), packet_id, hops0, bytes }
+    }
+
     fn drained(ledger: &mut Ledger) -> Vec<Activity> {
-        let mut report = Vec::new();
-        ledger.drain(PEER, &mut report);
-        report
+        let mut report = Report::default();
+        ledger.drain(Now::at_ms(1000), PEER, &mut report);
+        assert!(report.arrivals.is_empty());
+        report.activity
     }
 
     #[test]
     fn both_directions_of_a_path_share_a_line() {
         let mut ledger = Ledger::default();
         ledger.sent(path(1), 1, 100).unwrap();
-        ledger.received(path(1), true, 50).unwrap();
+        ledger.received(path(1), came(1, true, 50)).unwrap();
         ledger.sent(path(1), 1, 100).unwrap();
         let report = drained(&mut ledger);
         assert_eq!(
@@ -141,8 +226,8 @@ mod tests {
     #[test]
     fn relayed_packets_are_kept_apart_from_direct_ones() {
         let mut ledger = Ledger::default();
-        ledger.received(path(1), true, 1).unwrap();
-        ledger.received(path(1), false, 1).unwrap();
+        ledger.received(path(1), came(1, true, 1)).unwrap();
+        ledger.received(path(1), came(3, false, 1)).unwrap();
         let report = drained(&mut ledger);
         assert_eq!(report.iter().map(|a| (a.hops0, a.rx_packets)).collect::<Vec<_>>(), [(true, 1), (false, 1)]);
     }
@@ -151,10 +236,33 @@ mod tests {
     fn a_full_ledger_refuses_new_paths_and_still_counts_the_old_ones() {
         let mut ledger = Ledger::default();
         for port in 0..ACTIVITY_PATHS_MAX as u16 {
-            ledger.received(path(port), true, 1).unwrap();
+            ledger.received(path(port), came(1, true, 1)).unwrap();
         }
-        assert_eq!(ledger.received(path(1000), true, 1), Err(Full));
-        assert_eq!(ledger.received(path(0), true, 1), Ok(()));
+        assert_eq!(ledger.received(path(1000), came(1, true, 1)), Err(Full));
+        assert_eq!(ledger.received(path(0), came(1, true, 1)), Ok(()));
         assert_eq!(drained(&mut ledger).len(), ACTIVITY_PATHS_MAX);
+    }
+
+    #[test]
+    fn of_a_peer_that_bonds_the_newest_odd_packets_are_told_by_path_once() {
+        let mut ledger = Ledger::default();
+        ledger.set_bonded(true);
+        ledger.sent(path(1), 1, 100).unwrap();
+        for id in 0..100 {
+            ledger.received(path(2 + id as u16 % 2), came(id, id < 98, 1)).unwrap();
+        }
+        ledger.set_bonded(true); // told again: nothing is lost
+        let mut report = Report::default();
+        ledger.drain(Now::at_ms(1000), PEER, &mut report);
+        let Path { socket, remote } = path(3);
+        let told = |packet_id| Arrival { peer: PEER, socket, remote, packet_id, age_us: (1000 - packet_id) * 1000 };
+        // 99 came relayed; of 1 to 97 the newest
+        let newest: Vec<Arrival> = (1..98).filter(|id| id % 2 == 1).skip(49 - ARRIVALS_MAX).map(told).collect();
+        assert_eq!(report.arrivals, newest);
+        ledger.received(path(5), came(6, true, 1)).unwrap();
+        assert!(!drained(&mut ledger).is_empty());
+        ledger.set_bonded(false);
+        ledger.received(path(5), came(7, true, 1)).unwrap();
+        assert!(!drained(&mut ledger).is_empty());
     }
 }

@@ -8,6 +8,7 @@ use wire::message::Frame;
 use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
 use wire::{Address, Mac, Now, Verb};
 
+use crate::activity::Received;
 use crate::egress::{Egress, ToControl};
 use crate::filter::Fate;
 use crate::{ETHERNET_HEADER_LEN, Path, Shard, SocketId};
@@ -50,10 +51,10 @@ impl Shard {
             return self.foreign(path, datagram, out);
         }
         if !head.fragmented() {
-            return self.packet(path, datagram, out);
+            return self.packet(now, path, datagram, out);
         }
         if let Some(packet) = self.reassembler.head(now, path, datagram) {
-            self.reassembled(path, packet, out);
+            self.reassembled(now, path, packet, out);
         }
     }
 
@@ -63,18 +64,18 @@ impl Shard {
             return self.foreign(path, datagram, out);
         }
         if let Some(packet) = self.reassembler.fragment(now, path, datagram) {
-            self.reassembled(path, packet, out);
+            self.reassembled(now, path, packet, out);
         }
     }
 
-    fn reassembled(&mut self, path: Path, mut packet: Vec<u8>, out: &mut impl Egress) {
-        self.packet(path, &mut packet, out);
+    fn reassembled(&mut self, now: Now, path: Path, mut packet: Vec<u8>, out: &mut impl Egress) {
+        self.packet(now, path, &mut packet, out);
         self.reassembler.recycle(packet);
     }
 
     /// A whole packet for us: is it from somebody we know, and genuine?
     // spec: wire, "What a receiver accepts", Gateway
-    fn packet(&mut self, path: Path, packet: &mut [u8], out: &mut impl Egress) {
+    fn packet(&mut self, now: Now, path: Path, packet: &mut [u8], out: &mut impl Egress) {
         let Ok(header) = Packet::new(&*packet) else { return };
         let (sender, hops0) = (header.source(), header.hops() == 0);
         match header.suite() {
@@ -100,11 +101,11 @@ impl Shard {
             self.counters.forged += 1;
             return;
         }
-        self.opened(path, sender, hops0, packet, out);
+        self.opened(now, path, sender, hops0, packet, out);
     }
 
     /// A genuine packet of a known peer: is it a frame that a shard may deliver?
-    fn opened(&mut self, path: Path, sender: Address, hops0: bool, packet: &mut [u8], out: &mut impl Egress) {
+    fn opened(&mut self, now: Now, path: Path, sender: Address, hops0: bool, packet: &mut [u8], out: &mut impl Egress) {
         let Ok(view) = Packet::new(&*packet) else { return };
         if view.verb_number() != Verb::Frame as u8 || view.compressed() {
             return self.for_control(path, packet, out);
@@ -142,7 +143,8 @@ impl Shard {
             self.counters.duplicate += 1;
             return;
         }
-        if peer.ledger(sender, &mut self.tables.active).received(path, hops0, packet.len()).is_err() {
+        let received = Received { now, packet_id: view.id(), hops0, bytes: packet.len() };
+        if peer.ledger(sender, &mut self.tables.active).received(path, received).is_err() {
             self.counters.activity_full += 1;
         }
         if fate == Fate::Drop {

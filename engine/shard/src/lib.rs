@@ -33,7 +33,7 @@ use wire::fragment::{Reassembler, ReassemblyCounters};
 use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
-pub use activity::{ACTIVITY_PATHS_MAX, Activity};
+pub use activity::{ACTIVITY_PATHS_MAX, ARRIVALS_MAX, Activity, Arrival, Report};
 pub use clamp::MSS_MIN;
 pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, TapSlot, ToControl};
@@ -103,10 +103,10 @@ impl Shard {
     }
 
     /// Ends a batch of batches: drops packets that stayed incomplete and appends to `report` what frames went over
-    /// which path since the last tick.
-    pub fn tick(&mut self, now: Now, report: &mut Vec<Activity>) {
+    /// which path since the last tick, and which packets came from peers that bond.
+    pub fn tick(&mut self, now: Now, report: &mut Report) {
         self.reassembler.expire(now);
-        self.tables.report(report);
+        self.tables.report(now, report);
     }
 
     /// What was done and what was dropped since the start, by cause.

@@ -9,9 +9,9 @@ use foldhash::fast::FixedState;
 use network::{Policy, Standing};
 use wire::keys::Keys;
 use wire::packet::Suite;
-use wire::{Address, Mac, NetworkId};
+use wire::{Address, Mac, NetworkId, Now};
 
-use crate::activity::{Activity, Ledger};
+use crate::activity::{Ledger, Report};
 use crate::filter::Rules;
 use crate::{Counters, ETHERNET_HEADER_LEN, SocketId};
 
@@ -46,6 +46,8 @@ pub enum Update {
         suite: Suite,
         /// Where frames to it go; none: to the control plane.
         route: Option<Route>,
+        /// It bonds: [`crate::Report::arrivals`] tells which of its packets came.
+        bonded: bool,
     },
     /// Forget a peer.
     PeerGone(Address),
@@ -172,12 +174,16 @@ impl Tables {
     pub(crate) fn apply(&mut self, update: Update, counters: &mut Counters) {
         let (peers_full, networks_full) = (self.peers.len() == PEERS_MAX, self.networks.len() == NETWORKS_MAX);
         match update {
-            Update::Peer { address, keys, suite, route } => match self.peers.get_mut(&address) {
-                Some(peer) => (peer.keys, peer.suite, peer.route) = (keys, suite, route),
+            Update::Peer { address, keys, suite, route, bonded } => match self.peers.get_mut(&address) {
+                Some(peer) => {
+                    (peer.keys, peer.suite, peer.route) = (keys, suite, route);
+                    peer.ledger.set_bonded(bonded);
+                }
                 None if peers_full => counters.peers_full += 1,
                 None => {
-                    let peer = Peer { keys, suite, route, ledger: Ledger::default() };
-                    self.peers.insert(address, peer);
+                    let mut ledger = Ledger::default();
+                    ledger.set_bonded(bonded);
+                    self.peers.insert(address, Peer { keys, suite, route, ledger });
                 }
             },
             Update::PeerGone(address) => {
@@ -240,10 +246,10 @@ impl Tables {
     }
 
     /// Appends what the ledgers hold and empties them.
-    pub(crate) fn report(&mut self, report: &mut Vec<Activity>) {
+    pub(crate) fn report(&mut self, now: Now, report: &mut Report) {
         for address in self.active.drain(..) {
             if let Some(peer) = self.peers.get_mut(&address) {
-                peer.ledger.drain(address, report);
+                peer.ledger.drain(now, address, report);
             }
         }
     }

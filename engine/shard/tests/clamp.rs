@@ -98,7 +98,7 @@ fn the_datagrams_of_the_members_route_decide_and_a_bridged_frame_has_a_longer_he
     assert_eq!(clamped(&mut a, host, mac(BOB)), FITTING - 13);
     for (mtu, mss) in [(8972, 8894), (1280, 1202), (100, MSS_MIN)] {
         let route = Some(Route { socket: SOCKET, remote: remote(), mtu });
-        a.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route });
+        a.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route, bonded: false });
         assert_eq!(clamped(&mut a, mac(ALICE), mac(BOB)), mss);
     }
 }

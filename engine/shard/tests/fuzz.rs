@@ -71,7 +71,7 @@ proptest! {
         let mut a = member(ALICE, BOB, suite);
         let mut b = member(BOB, ALICE, suite);
         let route = Some(shard::Route { socket: SOCKET, remote: remote(), mtu: path_mtu });
-        a.apply(shard::Update::Peer { address: BOB, keys: keys(), suite, route });
+        a.apply(shard::Update::Peer { address: BOB, keys: keys(), suite, route, bonded: false });
         let sent = frame(ALICE, BOB, 0x86dd, &payload);
         let mut datagrams = outbound(&mut a, &sent).datagrams;
         prop_assert!(datagrams.iter().all(|(_, _, d)| d.len() <= usize::from(path_mtu)));

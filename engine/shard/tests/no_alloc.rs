@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use network::Policy;
-use shard::{Activity, Egress, Gso, Offload, Partial, Shard, SocketId, TapSlot, ToControl, Update};
+use shard::{Egress, Gso, Offload, Partial, Report, Shard, SocketId, TapSlot, ToControl, Update};
 use support::{ALICE, BOB, NETWORK, NOW, SOCKET, STRANGER, frame, member, remote};
 use wire::packet::Suite;
 use wire::rule::{IntegerRange, Range16, Rule, RuleKind, RuleTable, TagMatch};
@@ -96,7 +96,7 @@ struct Rig {
     alice: Shard,
     bob: Shard,
     ring: Ring,
-    report: Vec<Activity>,
+    report: Report,
     ways: [Vec<u8>; 5],
     template: (Offload, Vec<u8>),
     super_frame: Vec<u8>,
@@ -135,8 +135,11 @@ fn filter(shard: &mut Shard, own: Address, peer: Address) {
 }
 
 impl Rig {
-    fn new(suite: Suite, rules: bool) -> Rig {
+    fn new(suite: Suite, rules: bool, bonded: bool) -> Rig {
         let (mut alice, mut bob) = (member(ALICE, BOB, suite), member(BOB, ALICE, suite));
+        if bonded {
+            bob.apply(support::bonded(ALICE, suite));
+        }
         if rules {
             filter(&mut alice, ALICE, BOB);
             filter(&mut bob, BOB, ALICE);
@@ -145,7 +148,7 @@ impl Rig {
             alice,
             bob,
             ring: Ring::new(),
-            report: Vec::with_capacity(64),
+            report: Report { activity: Vec::with_capacity(64), arrivals: Vec::with_capacity(256) },
             ways: [
                 frame(ALICE, BOB, 0x0800, &[0x45; 64]),
                 frame(ALICE, BOB, 0x86dd, &[0x60; 1300]),
@@ -197,9 +200,9 @@ impl Rig {
 
 #[test]
 fn neither_walk_allocates_after_warm_up() {
-    let ways = [(Suite::AesGmacSiv, false), (Suite::AesGmacSiv, true), (Suite::Salsa2012Poly1305, false)];
-    for (suite, rules) in ways {
-        let mut rig = Rig::new(suite, rules);
+    let (aes, salsa) = (Suite::AesGmacSiv, Suite::Salsa2012Poly1305);
+    for (suite, rules, bonded) in [(aes, false, false), (aes, true, true), (aes, false, true), (salsa, false, false)] {
+        let mut rig = Rig::new(suite, rules, bonded);
         let mut now = NOW;
         let mut turns = |rig: &mut Rig, count: usize| {
             for _ in 0..count {
@@ -210,10 +213,11 @@ fn neither_walk_allocates_after_warm_up() {
         turns(&mut rig, 400);
         let (before, frames) = (ALLOCATIONS.get(), rig.ring.frames);
         turns(&mut rig, 400);
-        assert_eq!(ALLOCATIONS.get() - before, 0, "{suite:?}, rules {rules}");
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{suite:?}, rules {rules}, bonded {bonded}");
         assert_eq!(rig.ring.frames - frames, 400 * 6);
         assert_eq!(rig.ring.super_frames, 800);
         assert!(rig.ring.control > 0);
+        assert_eq!(!rig.report.arrivals.is_empty(), bonded, "about half of the frames of the last turn");
         assert_eq!(rig.alice.counters().filtered_out, if rules { 800 * 2 } else { 0 });
         assert!(rig.bob.counters().duplicate > 0 && rig.bob.counters().forged > 0);
         assert!(rig.bob.reassembly().completed > 0 && rig.bob.reassembly().evicted > 0);

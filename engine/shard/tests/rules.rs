@@ -448,7 +448,7 @@ fn a_refused_frame_is_counted_once_though_it_comes_twice_and_still_is_a_sign_of_
         assert!(out.frames.is_empty() && out.control.is_empty());
     }
     assert_eq!((a.counters().filtered_in, a.counters().duplicate), (1, 1));
-    let mut report = Vec::new();
+    let mut report = shard::Report::default();
     a.tick(NOW, &mut report);
-    assert_eq!((report.len(), report[0].rx_packets), (1, 1));
+    assert_eq!((report.activity.len(), report.activity[0].rx_packets), (1, 1));
 }

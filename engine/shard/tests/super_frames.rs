@@ -189,7 +189,7 @@ fn alice() -> Shard {
     let mut shard = member(ALICE, BOB, Suite::AesGmacSiv);
     // one datagram a frame: fragments are another test's
     let route = Some(shard::Route { socket: SOCKET, remote: remote(), mtu: 9000 });
-    shard.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route });
+    shard.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route, bonded: false });
     shard
 }
 

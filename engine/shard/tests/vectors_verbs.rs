@@ -51,7 +51,7 @@ fn captured(case: &Value, nodes: &BTreeMap<&str, SecretIdentity>, networks: &[Ne
 
     let mut shard = Shard::new(own, Config { seed: [1; 32], shards: 1 });
     let keys = Arc::new(Keys::new(receiver.agree(sender.public()).unwrap()));
-    shard.apply(Update::Peer { address: from, keys, suite: Suite::AesGmacSiv, route: None });
+    shard.apply(Update::Peer { address: from, keys, suite: Suite::AesGmacSiv, route: None, bonded: false });
     for &id in networks {
         shard.apply(Update::Network { id, mac: Mac::of_member(id, own), mtu: 2800, fast: true });
         shard.apply(Update::Member { network: id, address: from, allowed: true });

@@ -243,8 +243,8 @@ fn junk_is_dropped_and_counted_by_cause() {
 fn a_replayed_frame_is_delivered_once_whichever_shard_it_comes_to() {
     let (mut one, mut other) = (alice(), alice());
     // The control plane gives all shards the same keys.
-    let Update::Peer { address, keys, suite, route } = known(BOB, Suite::AesGmacSiv) else { unreachable!() };
-    let told = || Update::Peer { address, keys: keys.clone(), suite, route };
+    let Update::Peer { address, keys, suite, route, bonded } = known(BOB, Suite::AesGmacSiv) else { unreachable!() };
+    let told = || Update::Peer { address, keys: keys.clone(), suite, route, bonded };
     one.apply(told());
     other.apply(told());
     let packet = frame_packet(IPV4, &[1]);
@@ -285,7 +285,13 @@ fn frames_that_a_shard_cannot_send_go_to_the_control_plane() {
     refused.apply(Update::Member { network: NETWORK, address: BOB, allowed: false });
     handed_over(&mut refused, to_bob());
     let mut unreachable = alice();
-    unreachable.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route: None });
+    unreachable.apply(Update::Peer {
+        address: BOB,
+        keys: keys(),
+        suite: Suite::AesGmacSiv,
+        route: None,
+        bonded: false,
+    });
     handed_over(&mut unreachable, to_bob());
     handed_over(&mut member(ALICE, BOB, Suite::TrustedPath), to_bob());
     handed_over(&mut member(ALICE, BOB, Suite::Poly1305), to_bob());
@@ -305,14 +311,14 @@ fn frames_that_nobody_can_send_are_dropped_and_counted() {
 
     let mut a = alice();
     let route = Some(Route { socket: SOCKET, remote: remote(), mtu: 300 });
-    a.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route });
+    a.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route, bonded: false });
     outbound(&mut a, &frame(ALICE, BOB, IPV4, &[0; MTU as usize]));
     assert_eq!(a.counters(), counted(|c| c.unsplittable = 1));
 
     let mut a = alice();
     a.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, ALICE), mtu: 10_000, fast: true });
     let route = Some(Route { socket: SOCKET, remote: remote(), mtu: 2000 });
-    a.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route });
+    a.apply(Update::Peer { address: BOB, keys: keys(), suite: Suite::AesGmacSiv, route, bonded: false });
     outbound(&mut a, &frame(ALICE, BOB, IPV4, &[0; 9987])); // 10025 bytes of packet
     assert_eq!(a.counters(), counted(|c| c.unsplittable = 1));
     assert_eq!(outbound(&mut a, &frame(ALICE, BOB, IPV4, &[0; 9986])).datagrams.len(), 6);
@@ -335,9 +341,9 @@ fn activity_says_what_went_over_which_path_and_only_once() {
     let mut a = alice();
     outbound(&mut a, &frame(ALICE, BOB, IPV4, &[0; 62]));
     inbound(&mut a, &frame_packet(IPV4, &[0; 12]));
-    let mut report = Vec::new();
+    let mut report = shard::Report::default();
     a.tick(NOW, &mut report);
-    let [line] = &report[..] else { panic!("{report:?}") };
+    let [line] = &report.activity[..] else { panic!("{report:?}") };
     assert_eq!((line.peer, line.socket, line.remote, line.hops0), (BOB, SOCKET, remote(), true));
     assert_eq!((line.tx_packets, line.tx_bytes, line.rx_packets, line.rx_bytes), (1, 100, 1, 50));
     report.clear();
@@ -352,9 +358,12 @@ fn a_frame_over_an_unknown_path_is_delivered_and_the_path_reported() {
     let elsewhere = "[2001:db8::1]:4242".parse().unwrap();
     a.inbound(NOW, SocketId(9), elsewhere, &mut frame_packet(IPV4, &[1]), &mut out);
     assert_eq!(out.frames.len(), 1);
-    let mut report = Vec::new();
+    let mut report = shard::Report::default();
     a.tick(NOW, &mut report);
-    assert_eq!((report[0].socket, report[0].remote, report[0].hops0), (SocketId(9), elsewhere, true));
+    assert_eq!(
+        (report.activity[0].socket, report.activity[0].remote, report.activity[0].hops0),
+        (SocketId(9), elsewhere, true)
+    );
 }
 
 #[test]
@@ -372,13 +381,42 @@ fn paths_beyond_the_ledger_are_served_and_counted() {
 }
 
 #[test]
+fn of_a_peer_that_bonds_odd_packets_that_came_directly_are_told_and_of_others_none() {
+    let (mut bonded, mut other) = (alice(), alice());
+    bonded.apply(support::bonded(BOB, Suite::AesGmacSiv));
+    let later = NOW.after(std::time::Duration::from_millis(30));
+    let (mut expected, mut told) = (Vec::new(), shard::Report::default());
+    for n in 0..40 {
+        let mut packet = frame_packet(IPV4, &[n]);
+        if n % 4 == 0 {
+            packet[18] |= 1; // relayed
+        }
+        let (id, mut again) = (u64::from_be_bytes(packet[..8].try_into().unwrap()), packet.clone());
+        if id % 2 == 1 && n % 4 != 0 {
+            expected.push((BOB, SOCKET, remote(), id, 30_000));
+        }
+        inbound(&mut other, &packet.clone());
+        inbound(&mut bonded, &packet);
+        bonded.inbound(later, SocketId(9), remote(), &mut again, &mut Outside::default()); // a replay tells nothing
+    }
+    bonded.tick(later, &mut told);
+    let seen: Vec<_> = told.arrivals.iter().map(|a| (a.peer, a.socket, a.remote, a.packet_id, a.age_us)).collect();
+    assert!(expected.len() > 3 && expected.len() <= shard::ARRIVALS_MAX);
+    assert_eq!(seen, expected);
+    told.clear();
+    bonded.tick(later, &mut told);
+    other.tick(later, &mut told);
+    assert!(told.arrivals.is_empty() && !told.activity.is_empty());
+}
+
+#[test]
 fn a_tick_drops_packets_that_stayed_incomplete() {
     let (mut a, mut b) = (alice(), member(BOB, ALICE, Suite::AesGmacSiv));
     let out = outbound(&mut a, &frame(ALICE, BOB, IPV4, &[0; 2800]));
     inbound(&mut b, &out.datagrams[0].2);
-    b.tick(NOW.after(std::time::Duration::from_millis(499)), &mut Vec::new());
+    b.tick(NOW.after(std::time::Duration::from_millis(499)), &mut shard::Report::default());
     assert_eq!(b.reassembly().expired, 0);
-    b.tick(NOW.after(std::time::Duration::from_millis(500)), &mut Vec::new());
+    b.tick(NOW.after(std::time::Duration::from_millis(500)), &mut shard::Report::default());
     assert_eq!(b.reassembly().expired, 1);
 }
 
@@ -406,6 +444,7 @@ fn a_full_table_of_peers_refuses_new_ones_and_keeps_the_old() {
         keys: keys.clone(),
         suite: Suite::AesGmacSiv,
         route: None,
+        bonded: false,
     };
     for n in 1..=PEERS_MAX {
         a.apply(peer(n));

@@ -110,7 +110,7 @@ fn plane_on(
     plane.update(Update::Member { network: NETWORK, address: peer, allowed: true });
     let keys = Arc::new(Keys::new(SharedKey::from_bytes([7; 48])));
     let route = Some(Route { socket: LINK, remote, mtu: 1432 });
-    plane.update(Update::Peer { address: peer, keys, suite: Suite::AesGmacSiv, route });
+    plane.update(Update::Peer { address: peer, keys, suite: Suite::AesGmacSiv, route, bonded: false });
     plane
 }
 
@@ -164,7 +164,7 @@ fn sealed_frames_carry_an_overlay_between_two_data_planes() {
                 _ => None,
             });
             let activity = activity.await;
-            assert!(activity.iter().all(|line| line.peer == B && line.remote == at_b && line.socket == LINK));
+            assert!(activity.activity.iter().all(|line| line.peer == B && line.remote == at_b && line.socket == LINK));
             thread::sleep(Duration::from_millis(1500));
             let counters = a.counters();
             let sum = |field: fn(&shard::Counters) -> u64| counters.shards.iter().map(|s| field(&s.shard)).sum::<u64>();
@@ -431,7 +431,7 @@ fn a_storm_of_refused_datagrams_hides_neither_a_lost_link_nor_activity() {
         let error = io::ErrorKind::HostUnreachable.into();
         outbox.refused(FromShard::SendFailed { socket: LINK, remote, bytes: 1, error });
     }
-    outbox.report(FromShard::Activity(Vec::new()));
+    outbox.report(FromShard::Activity(shard::Report::default()));
     let error = Some(io::ErrorKind::NotConnected.into());
     outbox.lost(FromShard::SocketGone { shard: 0, socket: LINK, error });
     let first: Vec<_> = (0..3).filter_map(|_| inbox.try_recv()).collect();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, Sender};
-use shard::{Activity, Egress, Gso, Offload, Shard, SocketId, TapSlot, ToControl, Update};
+use shard::{Egress, Gso, Offload, Report, Shard, SocketId, TapSlot, ToControl, Update};
 use tracing::{debug, error, warn};
 use uring::tap::SuperFrames;
 use uring::{Event, Handler, HeldFrame, Io, Ring, Token, Waker};
@@ -131,7 +131,7 @@ struct Worker {
     counters: Arc<Mutex<ShardCounters>>,
     waker: Waker,
     taps: Taps,
-    report: Vec<Activity>,
+    report: Report,
     /// Packets or frames came since the last tick.
     traffic: bool,
     next_tick: Option<Instant>,
@@ -196,7 +196,7 @@ impl Worker {
             counters: setup.counters,
             waker,
             taps: Taps::default(),
-            report: Vec::new(),
+            report: Report::default(),
             traffic: false,
             next_tick: None,
             last_look: false,

@@ -45,7 +45,13 @@ pub fn network(own: Address, fast: bool) -> Update {
 
 pub fn known(peer: Address, suite: Suite) -> Update {
     let route = Some(Route { socket: SOCKET, remote: remote(), mtu: PATH_MTU });
-    Update::Peer { address: peer, keys: keys(), suite, route }
+    Update::Peer { address: peer, keys: keys(), suite, route, bonded: false }
+}
+
+/// The same; it bonds.
+pub fn bonded(peer: Address, suite: Suite) -> Update {
+    let route = Some(Route { socket: SOCKET, remote: remote(), mtu: PATH_MTU });
+    Update::Peer { address: peer, keys: keys(), suite, route, bonded: true }
 }
 
 /// An Ethernet frame between two members.

@@ -1,0 +1,428 @@
+//! Timing reports to peers that bond: who gets them, when, over which path and what they say; and what comes of theirs, good
+//! and bad: nothing.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use bond::compat::eligibility::{Ages, Rules, Verdict, judge};
+use bond::compat::qos::{Table, records};
+use bond::config::{Family, IpPreference, Policy};
+use bond::limits::{GATE_COUNT, QOS_RECORDS_OURS};
+use common::*;
+use node::limits::*;
+use node::{Arrival, LocalSocketId, Output, PlanChange};
+use serde_json::Value;
+use wire::message::qos::{QOS_MAX, QOS_MIN, QOS_RECORDS, QosMeasurement, QosRecord};
+use wire::{Address, Packet, Suite, Verb};
+
+/// Our socket and the peer's endpoint.
+type Way = (u64, &'static str);
+
+const WAYS: [Way; 2] = [(5, "44.9.9.9:9993"), (6, "44.8.8.8:9993")];
+
+/// A leaf on the open network and a peer on it with two paths.
+fn two_paths() -> (Bench, Address) {
+    let (mut b, _) = Bench::leaf();
+    b.join_open();
+    let p = b.actor(10);
+    for (socket, remote) in WAYS {
+        b.befriend(p, socket, remote);
+        b.answer(p, remote, 10);
+    }
+    b.receive_frame(p, 5, WAYS[0].1, 0);
+    b.advance(1000);
+    b.take();
+    assert!(WAYS.iter().all(|&(socket, remote)| b.paths(p).contains(&(socket, addr(remote)))));
+    (b, p)
+}
+
+/// A report of the peer's, as V1 sends it: in clear.
+fn reports(b: &mut Bench, p: Address, way: Way, payload: &[u8]) {
+    let datagram = b.packet(p, Verb::QosMeasurement, payload, Suite::Poly1305, 0);
+    b.deliver(way.0, way.1, datagram);
+}
+
+/// The peer sends packets of this kind until one has an odd ID.
+fn odd(b: &mut Bench, p: Address, (socket, remote): Way, verb: Verb, payload: &[u8], hops: u8) -> u64 {
+    loop {
+        let datagram = b.packet(p, verb, payload, Suite::AesGmacSiv, hops);
+        let id = Packet::new(&datagram[..]).unwrap().id();
+        if id % 2 == 1 {
+            b.deliver(socket, remote, datagram);
+            return id;
+        }
+    }
+}
+
+/// The reports among what was sent.
+fn told(sent: &[Sent]) -> Vec<(u64, Option<u64>, String, Vec<(u64, u16)>)> {
+    let of = |s: &Sent| records(&s.payload).unwrap().map(|r| (r.packet_id, r.holding_ms)).collect();
+    only(sent, Verb::QosMeasurement).iter().map(|s| (s.at_ms, s.socket, s.remote.to_string(), of(s))).collect()
+}
+
+/// What the shards were told last of the peer, if anything new.
+fn plan_says(b: &mut Bench, p: Address) -> Option<bool> {
+    b.drain();
+    b.others.drain(..).rev().find_map(|o| match o {
+        Output::Plan(PlanChange::Peer { address, bonded, .. }) if address == p => Some(bonded),
+        _ => None,
+    })
+}
+
+const RECORD: [u8; QosRecord::LEN] = [7; QosRecord::LEN];
+
+#[test]
+fn a_peer_that_sends_no_report_gets_none_however_busy_it_is_on_however_many_paths() {
+    let (mut b, p) = two_paths();
+    let mut sent = Vec::new();
+    for n in 0..6000 {
+        let (socket, remote) = WAYS[n % 2];
+        b.receive_frame(p, socket, remote, 0);
+        b.receive(p, socket, remote, Verb::Echo, &[]);
+        b.send_frame(p);
+        b.advance(100);
+        sent.extend(b.take_to(p));
+    }
+    assert!(sent.len() > 6000 && told(&sent).is_empty());
+    assert_eq!((b.node.gauges().bonded_peers, b.node.counters().qos_sent), (0, 0));
+    assert_eq!(plan_says(&mut b, p), Some(false));
+}
+
+#[test]
+fn a_peer_that_bonds_is_told_of_the_first_packet_of_a_path_at_once_over_that_path() {
+    let (mut b, p) = two_paths();
+    plan_says(&mut b, p);
+    reports(&mut b, p, WAYS[0], &RECORD);
+    assert!(b.take().is_empty(), "nothing to report yet, and no reply");
+    assert_eq!(plan_says(&mut b, p), Some(true));
+    for (socket, remote) in [WAYS[1], WAYS[0]] {
+        let id = odd(&mut b, p, (socket, remote), Verb::Frame, &frame_payload(), 0);
+        let sent = b.take();
+        assert_eq!(told(&sent), [(b.ms(), Some(socket), remote.to_owned(), vec![(id, 0)])]);
+        assert_eq!((sent[0].suite, sent[0].len, sent[0].hops), (Some(Suite::AesGmacSiv), 38, 0));
+    }
+    assert_eq!((b.node.gauges().bonded_peers, b.node.gauges().reported_paths), (1, 2));
+}
+
+#[test]
+fn then_of_the_newest_hundred_odd_packets_each_second_while_there_are_any() {
+    let (mut b, p) = two_paths();
+    b.silence(p);
+    b.advance(100);
+    reports(&mut b, p, WAYS[0], &RECORD);
+    odd(&mut b, p, WAYS[0], Verb::Frame, &frame_payload(), 0);
+    let first = b.ms();
+    b.take();
+    let (mut came, mut sent) = (Vec::new(), Vec::new());
+    for _ in 0..2400 {
+        let id = b.receive(p, WAYS[0].0, WAYS[0].1, Verb::Frame, &frame_payload());
+        came.push((id, b.ms()));
+        sent.extend(b.take_to(p));
+        b.advance(2);
+    }
+    let told = told(&sent);
+    assert_eq!(told.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 2, 3, 4].map(|n| first + n * 1000));
+    for (at, _, remote, records) in told {
+        let newest = came.iter().rev().filter(|(id, ms)| id % 2 == 1 && *ms <= at);
+        let held = |&(id, ms): &(u64, u64)| (id, (at - ms) as u16);
+        let mut newest: Vec<_> = newest.take(QOS_RECORDS_OURS).map(held).collect();
+        newest.sort_unstable();
+        // One that came in the same millisecond may not have been there yet.
+        assert_eq!(records.len(), QOS_RECORDS_OURS);
+        let differs = records.iter().filter(|r| !newest.contains(r)).count();
+        assert!(differs <= 1 && remote == WAYS[0].1, "{records:?} and {newest:?}");
+        assert!(records.is_sorted());
+    }
+    assert!(b.node.counters().qos_unreported > 500);
+    // What is left goes a second after the last; then there is silence.
+    b.take();
+    b.advance(10_000);
+    let rest: Vec<u64> = only(&b.take_to(p), Verb::QosMeasurement).iter().map(|s| s.at_ms).collect();
+    assert_eq!(rest, [first + 5000]);
+}
+
+#[test]
+fn what_is_reported_is_what_counts_as_received() {
+    let (mut b, p) = two_paths();
+    reports(&mut b, p, WAYS[0], &RECORD);
+    let mut is_told = |verb: Verb, payload: &[u8], hops| {
+        b.advance(2000);
+        b.take();
+        let id = odd(&mut b, p, WAYS[0], verb, payload, hops);
+        b.advance(2000);
+        told(&b.take_to(p)).iter().any(|(.., records)| records.iter().any(|r| r.0 == id))
+    };
+    for (verb, payload) in [
+        (Verb::Nop, &[][..]),
+        (Verb::Echo, &[]),
+        (Verb::Frame, &frame_payload()),
+        (Verb::UserMessage, &[0; 9]),
+        (Verb::RemoteTrace, b"t=1\0"),
+    ] {
+        assert!(is_told(verb, payload, 0), "{verb}");
+        assert!(!is_told(verb, payload, 1), "{verb}, relayed");
+    }
+    let unexpected = ok_payload(Verb::Echo, 77, &[]);
+    for (verb, payload) in [
+        (Verb::Ack, &[0; 4][..]),
+        (Verb::QosMeasurement, &RECORD),
+        (Verb::PathNegotiationRequest, &[0; 2]),
+        (Verb::Ok, &unexpected),
+        (Verb::Frame, &[1]),
+    ] {
+        assert!(!is_told(verb, payload, 0), "{verb}");
+    }
+    // The second ECHO within 166 ms is not answered, the second copy of a frame is not delivered.
+    b.advance(2000);
+    b.take();
+    odd(&mut b, p, WAYS[0], Verb::Echo, &[], 0);
+    odd(&mut b, p, WAYS[0], Verb::Echo, &[], 0);
+    let frame = b.packet(p, Verb::Frame, &frame_payload(), Suite::AesGmacSiv, 0);
+    (0..2).for_each(|_| b.deliver(WAYS[1].0, WAYS[1].1, frame.clone()));
+    b.advance(2000);
+    let odd_frame = u64::from_be_bytes(frame[..8].try_into().unwrap()) % 2;
+    let count: usize = told(&b.take_to(p)).iter().map(|(.., records)| records.len()).sum();
+    assert_eq!(count as u64, 1 + odd_frame);
+    // A HELLO and a verb that nobody has assigned do count.
+    b.advance(2000);
+    b.take();
+    let mut hellos = 0;
+    while hellos == 0 {
+        b.receive_hello(p, WAYS[0].0, WAYS[0].1);
+        b.advance(2000);
+        hellos = told(&b.take_to(p)).len();
+    }
+}
+
+#[test]
+fn a_path_that_the_peer_never_proved_gets_no_report() {
+    let (mut b, p) = two_paths();
+    reports(&mut b, p, WAYS[0], &RECORD);
+    for _ in 0..20 {
+        odd(&mut b, p, (5, "44.66.66.66:1"), Verb::Frame, &frame_payload(), 0);
+        b.advance(500);
+    }
+    let sent = b.take_to(p);
+    assert!(only(&sent, Verb::QosMeasurement).iter().all(|s| s.remote != addr("44.66.66.66:1")));
+    assert!(only(&sent, Verb::Hello).iter().any(|s| s.remote == addr("44.66.66.66:1")), "it is asked to prove it");
+}
+
+#[test]
+fn a_path_whose_socket_is_gone_gets_no_report_and_is_forgotten() {
+    let (mut b, p) = two_paths();
+    b.silence(p);
+    b.advance(100);
+    reports(&mut b, p, WAYS[0], &RECORD);
+    odd(&mut b, p, WAYS[1], Verb::Frame, &frame_payload(), 0);
+    odd(&mut b, p, WAYS[1], Verb::Frame, &frame_payload(), 0);
+    assert_eq!(b.node.gauges().reported_paths, 1);
+    b.node.remove_socket(b.now, LocalSocketId(WAYS[1].0));
+    b.take();
+    b.advance(HOUSEKEEPING_MS);
+    assert!(told(&b.take_to(p)).is_empty());
+    assert_eq!((b.node.gauges().bonded_peers, b.node.gauges().reported_paths), (1, 0));
+}
+
+#[test]
+fn what_shards_received_is_reported_with_its_age_over_the_lane_it_came_by() {
+    let (mut b, p) = two_paths();
+    b.node.add_lane(LocalSocketId(5), 1, LocalSocketId(1005));
+    let came = |socket, packet_id, age_ms: u64| Arrival {
+        peer: p,
+        socket: LocalSocketId(socket),
+        remote: addr(WAYS[0].1),
+        packet_id,
+        age_us: age_ms * 1000,
+    };
+    let all = [came(5, 11, 70), came(1005, 13, 90), came(5, 14, 1), came(77, 15, 1)];
+    b.node.handle_arrivals(b.now, &all);
+    assert!(b.take().is_empty(), "it does not bond yet");
+    reports(&mut b, p, WAYS[0], &RECORD);
+    b.node.handle_arrivals(b.now, &all);
+    let told: Vec<_> = told(&b.take()).into_iter().map(|(_, socket, _, records)| (socket, records)).collect();
+    assert_eq!(told, [(Some(5), vec![(11, 70)]), (Some(1005), vec![(13, 90)])]);
+}
+
+#[test]
+fn a_peer_that_sent_no_report_for_ten_minutes_gets_none_any_more_until_its_next() {
+    let (mut b, p) = two_paths();
+    reports(&mut b, p, WAYS[0], &RECORD);
+    let mut last_told = 0;
+    for _ in 0..QOS_LIFE_MS / 1000 + 60 {
+        odd(&mut b, p, WAYS[0], Verb::Frame, &frame_payload(), 0);
+        b.advance(1000);
+        last_told = told(&b.take_to(p)).last().map_or(last_told, |t| t.0);
+    }
+    let silent_ms = b.ms() - last_told;
+    assert!((29_000..61_000).contains(&silent_ms), "{silent_ms}");
+    assert_eq!((plan_says(&mut b, p), b.node.gauges().bonded_peers), (Some(false), 0));
+    reports(&mut b, p, WAYS[0], &RECORD);
+    odd(&mut b, p, WAYS[0], Verb::Frame, &frame_payload(), 0);
+    assert_eq!(told(&b.take_to(p)).len(), 1);
+}
+
+/// One path as a stock peer with a balance-xor bond sees it.
+struct Stock {
+    way: Way,
+    sent: Table,
+    heard_ms: u64,
+    qos_ms: Option<u64>,
+    reported_ms: u64,
+    to_report: Vec<QosRecord>,
+    samples: Vec<u16>,
+}
+
+impl Stock {
+    /// 20 ms pass on the way here.
+    fn takes(&mut self, s: &Sent, now_ms: u64) {
+        self.heard_ms = now_ms;
+        if s.verb == Some(Verb::QosMeasurement) {
+            self.qos_ms = Some(now_ms);
+            let samples = &mut self.samples;
+            self.sent.samples(now_ms + 20, records(&s.payload).unwrap(), |sample| samples.push(sample));
+        } else if s.id % 2 == 1 {
+            self.to_report.push(QosRecord { packet_id: s.id, holding_ms: 0 });
+        }
+    }
+
+    fn eligible(&self, now_ms: u64, start_ms: u64) -> bool {
+        let rules =
+            Rules { policy: Policy::BalanceXor, leaf: true, failover_interval: 5000, up_delay: 0, down_delay: 0 };
+        let ages = Ages {
+            heard: now_ms - self.heard_ms,
+            nominated: now_ms - start_ms,
+            revived: None,
+            qos: self.qos_ms.map(|at| now_ms - at),
+            eligible: 0,
+        };
+        judge(rules, ages, IpPreference(0), Family::V4) == Verdict::Kept { alive: true, eligible: true }
+    }
+}
+
+/// Half an hour of a stock peer that bonds; `frames` per second each way. Bytes of reports per second and path.
+fn half_an_hour(frames: u64) -> f64 {
+    const TICK_MS: u64 = 500;
+    let (mut b, p) = two_paths();
+    let start_ms = b.ms();
+    let mut paths = WAYS.map(|way| Stock {
+        way,
+        sent: Table::default(),
+        heard_ms: start_ms,
+        qos_ms: None,
+        reported_ms: start_ms,
+        to_report: Vec::new(),
+        samples: Vec::new(),
+    });
+    let mut bytes = 0;
+    while b.ms() < start_ms + 1_800_000 {
+        for path in &mut paths {
+            let (socket, remote) = path.way;
+            let now_ms = b.ms();
+            path.sent.expire(now_ms, 30_000);
+            if now_ms - path.heard_ms >= 1666 {
+                b.receive(p, socket, remote, Verb::Echo, &[]);
+            }
+            if now_ms - path.reported_ms >= 10_000 && !path.to_report.is_empty() {
+                let mut payload = Vec::new();
+                path.to_report.truncate(QOS_RECORDS);
+                QosMeasurement { records: std::mem::take(&mut path.to_report) }.write(&mut payload);
+                reports(&mut b, p, path.way, &payload);
+                path.reported_ms = now_ms;
+            }
+            for _ in 0..frames * TICK_MS / 1000 {
+                let id = b.receive(p, socket, remote, Verb::Frame, &frame_payload());
+                path.sent.insert(id, b.ms());
+            }
+        }
+        (0..frames * TICK_MS / 1000).for_each(|_| b.send_frame(p));
+        b.advance(TICK_MS);
+        for s in b.take_to(p) {
+            bytes += if s.verb == Some(Verb::QosMeasurement) { s.len } else { 0 };
+            let path = paths.iter_mut().find(|path| Some(path.way.0) == s.socket && addr(path.way.1) == s.remote);
+            if let Some(path) = path {
+                path.takes(&s, start_ms.max(s.at_ms));
+            }
+        }
+        for path in &paths {
+            assert!(path.eligible(b.ms(), start_ms), "{} after {} ms", path.way.1, b.ms() - start_ms);
+        }
+    }
+    for path in &paths {
+        assert!(path.samples.iter().all(|&half| half == 10), "{:?}", path.samples);
+        assert_eq!(path.samples.len() > 1000, frames > 0);
+    }
+    bytes as f64 / 1800.0 / 2.0
+}
+
+#[test]
+fn a_stock_bond_towards_us_stays_whole_for_half_an_hour_when_idle_at_little_cost() {
+    let rate = half_an_hour(0);
+    assert!(rate < 50.0, "{rate} bytes/s");
+}
+
+#[test]
+fn a_stock_bond_towards_us_stays_whole_for_half_an_hour_when_busy_and_measures_the_way() {
+    half_an_hour(20);
+}
+
+/// All that could have been learned from a packet of the peer's.
+fn known(b: &Bench, p: Address) -> String {
+    format!("{:?}", b.node.peers(b.now).into_iter().find(|peer| peer.address == p))
+}
+
+#[test]
+fn reports_of_any_length_and_content_teach_nothing_and_get_no_reply() {
+    let (mut b, p) = two_paths();
+    let before = known(&b, p);
+    for len in 0..=1500 {
+        let payload: Vec<u8> = (0..len).map(|at| (at * 31 + len) as u8).collect();
+        let (way, count) = (WAYS[len % 2], b.node.counters());
+        reports(&mut b, p, way, &payload);
+        let now = b.node.counters();
+        let heeded = now.qos_received + now.qos_gated - count.qos_received - count.qos_gated;
+        let accepted = (QOS_MIN..=QOS_MAX).contains(&len);
+        assert_eq!((heeded == 1, now.dropped_malformed > count.dropped_malformed), (accepted, !accepted), "{len}");
+    }
+    assert!(b.take().is_empty());
+    assert_eq!(known(&b, p), before);
+}
+
+#[test]
+fn lengths_are_taken_and_refused_as_by_the_reference() {
+    for (name, file) in vectors::family("bonding-qos") {
+        let cases = file["payload_size"].as_array().map_or(&[][..], Vec::as_slice);
+        for case in cases {
+            let (mut b, p) = two_paths();
+            reports(&mut b, p, WAYS[0], &vec![0; case["payload_len"].as_u64().unwrap() as usize]);
+            assert_eq!(Value::from(b.node.counters().qos_received == 1), case["accepted"], "{name}: {case}");
+        }
+        vectors::ran(&name, cases.len());
+    }
+}
+
+#[test]
+fn floods_copies_and_reports_out_of_place_are_counted_and_change_nothing() {
+    let (mut b, p) = two_paths();
+    let before = known(&b, p);
+    for _ in 0..1000 {
+        reports(&mut b, p, WAYS[0], &RECORD);
+    }
+    let counters = b.node.counters();
+    assert_eq!((counters.qos_received, counters.qos_gated), (u64::from(GATE_COUNT), 1000 - u64::from(GATE_COUNT)));
+    b.advance(10_000);
+    b.take();
+    let copy = b.packet(p, Verb::QosMeasurement, &RECORD, Suite::Poly1305, 0);
+    (0..100).for_each(|_| b.deliver(5, WAYS[0].1, copy.clone()));
+    assert_eq!(b.node.counters().dropped_repeat - counters.dropped_repeat, 99);
+    // Relayed, and from somebody with whom we share nothing.
+    b.receive_over(p, 5, "44.1.1.1:9993", Verb::QosMeasurement, &RECORD, 1);
+    let stranger = b.actor(11);
+    b.befriend(stranger, 7, "44.7.7.7:9993");
+    reports(&mut b, stranger, (7, "44.7.7.7:9993"), &RECORD);
+    odd(&mut b, stranger, (7, "44.7.7.7:9993"), Verb::Nop, &[], 0);
+    let counters = b.node.counters();
+    assert_eq!((counters.qos_refused, counters.qos_received), (2, u64::from(GATE_COUNT) + 1));
+    assert!(told(&b.take()).is_empty());
+    assert_eq!(b.node.gauges().bonded_peers, 1);
+    assert_eq!(b.paths(p).len(), before.matches("PathStatus").count(), "no path was learned");
+}
