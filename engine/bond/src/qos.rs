@@ -2,21 +2,15 @@
 //! the mean and the spread of one path's latency, from the newest samples.
 // spec: bonding, "QoS measurement", "What is computed"
 
-use wire::Verb;
 use wire::message::qos::{QOS_RECORDS, QosRecord};
 
 use crate::limits::{QOS_RECORDS_OURS, SAMPLES_MAX, SAMPLES_MIN};
 
 const _: () = assert!(QOS_RECORDS_OURS <= QOS_RECORDS);
 
-/// Half of all packets are reported: those with an odd ID.
+/// Half of all packets are reported: those with an odd ID. // spec: bonding, "Which packets are sampled"
 pub fn is_sampled(packet_id: u64) -> bool {
     packet_id & 1 == 1
-}
-
-/// Packets of this verb are reported. // spec: bonding, "Which packets are sampled"
-pub fn is_countable(verb: Verb) -> bool {
-    !matches!(verb, Verb::Ack | Verb::QosMeasurement | Verb::PathNegotiationRequest)
 }
 
 /// The newest packets that came over one path and were not reported yet: ID, and when in us.

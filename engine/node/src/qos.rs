@@ -91,7 +91,7 @@ impl Reports {
         if new { Heeded::New } else { Heeded::Known }
     }
 
-    /// A packet of a peer that bonds came. False if there is no room for its path.
+    /// A packet of a peer that bonds came.
     fn note(&mut self, peer: Address, path: Path, packet_id: u64, at_us: u64, now_ms: u64) -> Noted {
         let Some(bonded) = self.peers.get_mut(&peer) else { return Noted::Kept };
         let room = self.paths < QOS_PATHS_MAX && bonded.paths.len() < SLOTS_MAX;
@@ -183,7 +183,7 @@ impl Node {
             return;
         }
         // Nothing is sent to where the peer was never proven to be.
-        if !self.peers.get(from).is_some_and(|p| p.slot(&arrival.path).is_some()) {
+        if !self.is_proven(from, &arrival.path) {
             return;
         }
         let path = Path { socket: arrival.lane.unwrap_or(arrival.path.socket), remote: arrival.path.remote };
@@ -193,6 +193,10 @@ impl Node {
             Noted::Full => self.counters.qos_full += 1,
         }
         self.send_reports(now);
+    }
+
+    fn is_proven(&self, peer: Address, path: &Path) -> bool {
+        self.peers.get(peer).is_some_and(|p| p.slot(path).is_some())
     }
 
     /// Sends the reports that are due, each over the path that it is about.
@@ -205,8 +209,7 @@ impl Node {
     }
 
     fn send_report(&mut self, now: Now, to: Address, path: Path) {
-        let proven = self.arrival(path, 0).path;
-        if !self.peers.get(to).is_some_and(|p| p.slot(&proven).is_some()) {
+        if !self.is_proven(to, &self.arrival(path, 0).path) {
             return self.reports.forget_path(to, &path);
         }
         let room = self.mtu(path.remote.ip()).saturating_sub(HDR_LEN) / QosRecord::LEN;
@@ -231,10 +234,7 @@ impl Node {
             self.plan_peer(now, peer);
         }
         let known = self.reports.peers.iter().flat_map(|(&peer, b)| b.paths.keys().map(move |&path| (peer, path)));
-        let lost = |&(peer, path): &(Address, Path)| {
-            let proven = self.arrival(path, 0).path;
-            !self.peers.get(peer).is_some_and(|p| p.slot(&proven).is_some())
-        };
+        let lost = |&(peer, path): &(Address, Path)| !self.is_proven(peer, &self.arrival(path, 0).path);
         for (peer, path) in known.filter(lost).collect::<Vec<_>>() {
             self.reports.forget_path(peer, &path);
         }

@@ -17,7 +17,7 @@ const MINUTES: u64 = 12;
 
 /// What is sent beside what ZeroTierOne 1.14.1 sends in the same situation, and how it is switched off. Every row has a
 /// test below or, where named, elsewhere.
-const BEYOND: [(&str, &str); 10] = [
+const BEYOND: [(&str, &str); 11] = [
     ("ECHO every 14 s and HELLO every 60 s to a root, for its WHOIS every 5 s and HELLO every 225 s", "never"),
     ("the probe of a RENDEZVOUS again after 200, 600 and 1500 ms while nobody answers (tests/nat.rs)", "never"),
     ("four bytes with TTL 2 to an address that a peer pushes, before its probe (tests/nat.rs)", "never"),
@@ -28,6 +28,7 @@ const BEYOND: [(&str, &str); 10] = [
     ("frames over a new path and by the relay too (tests/upstreams.rs)", "settings.warmUp, off"),
     ("PUSH_DIRECT_PATHS with an offer, and the port spread that follows (tests/nat.rs)", "settings.portSpread"),
     ("ECHO by each lane every 14 s (tests/lanes.rs)", "one shard"),
+    ("QOS_MEASUREMENT to peers that sent one (tests/qos.rs)", "never"),
 ];
 
 /// Settings without anything of our own.

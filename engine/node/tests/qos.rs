@@ -54,8 +54,11 @@ fn odd(b: &mut Bench, p: Address, (socket, remote): Way, verb: Verb, payload: &[
     }
 }
 
+/// A report of ours: when, over which socket, to where, and its records.
+type Told = (u64, Option<u64>, String, Vec<(u64, u16)>);
+
 /// The reports among what was sent.
-fn told(sent: &[Sent]) -> Vec<(u64, Option<u64>, String, Vec<(u64, u16)>)> {
+fn told(sent: &[Sent]) -> Vec<Told> {
     let of = |s: &Sent| records(&s.payload).unwrap().map(|r| (r.packet_id, r.holding_ms)).collect();
     only(sent, Verb::QosMeasurement).iter().map(|s| (s.at_ms, s.socket, s.remote.to_string(), of(s))).collect()
 }
