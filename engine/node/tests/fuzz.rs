@@ -24,6 +24,7 @@ fn within_bounds(g: &Gauges) {
         (g.reassembly_sets, wire::fragment::SETS_TOTAL),
         (g.reassembly_bytes, wire::fragment::REASSEMBLY_BYTES),
         (g.surfaces, SURFACES_MAX),
+        (g.targets, TARGETS_MAX),
         (g.proofs, PROOF_QUEUE_MAX),
         (g.introduced_pairs, INTRODUCED_PAIRS_MAX),
         (g.rendezvous_held, RENDEZVOUS_HELD_MAX),
@@ -154,7 +155,7 @@ fn play(b: &mut Bench, who: &[Address; 3], sent: &mut Vec<Sent>, step: Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_that_comes_in_panics_or_outgrows_its_bound(
