@@ -55,11 +55,14 @@ struct Spread {
     adopted: usize,
 }
 
-/// The ports of the target that are probed, first those that a router that counts would give out next.
+/// The ports of the target that are probed, first those that a router that counts has given to its flows: from the last
+/// of them down, then those above. The ports next to the one last seen may have knocked in vain before. To answer these
+/// costs us our port where our router took such a knock for its own: Linux gives us another one for all that follows.
 #[derive(Debug)]
 struct Probing {
     next_ms: u64,
     last_seen: u16,
+    opened: u16,
     near: u16,
     probed: BTreeSet<u16>,
 }
@@ -88,9 +91,12 @@ impl Probing {
             return None;
         }
         let nth = self.probed.len() as u16 + 1;
-        let port = match nth <= self.near {
-            true => above(self.last_seen, nth),
-            false => random(&self.probed),
+        let port = if nth <= self.opened {
+            above(self.last_seen, self.opened + 1 - nth)
+        } else if nth <= self.near {
+            above(self.last_seen, nth)
+        } else {
+            random(&self.probed)
         };
         self.probed.insert(port);
         Some(port)
@@ -361,6 +367,7 @@ impl Node {
         let probing = (theirs.sockets > 0).then(|| Probing {
             next_ms: now_ms + self.opening_ms(now, target),
             last_seen: target.port(),
+            opened: theirs.sockets.min(SPREAD_SOCKETS),
             near: opened + SPREAD_AHEAD,
             probed: BTreeSet::new(),
         });
@@ -546,11 +553,11 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_probed_once_each_near_ones_first_and_never_more_than_the_bound() {
-        let mut probing = Probing { next_ms: 0, last_seen: 65_534, near: 3, probed: BTreeSet::new() };
+    fn ports_are_probed_once_each_those_of_flows_first_from_the_last_down_and_never_more_than_the_bound() {
+        let mut probing = Probing { next_ms: 0, last_seen: 65_534, opened: 2, near: 3, probed: BTreeSet::new() };
         let lowest_free = |probed: &BTreeSet<u16>| (PORT_MIN..).find(|p| !probed.contains(p)).unwrap();
         let ports: Vec<u16> = std::iter::from_fn(|| probing.next(lowest_free)).collect();
-        assert_eq!(ports[..5], [65_535, 1024, 1025, 1026, 1027]);
+        assert_eq!(ports[..5], [1024, 65_535, 1025, 1026, 1027]);
         assert_eq!(ports.len(), SPREAD_PROBES_MAX);
         assert_eq!(probing.probed.len(), SPREAD_PROBES_MAX, "each once");
     }

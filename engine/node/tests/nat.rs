@@ -187,6 +187,16 @@ fn symmetric_and_port_restricted_meet_by_a_port_spread_in_nine_of_ten_runs_withi
 }
 
 #[test]
+fn symmetric_and_answering_meet_by_a_port_spread() {
+    let answers = Behind::Nat(NatKind { unsolicited: Unsolicited::Answered, ..NatKind::port_restricted() });
+    for pair in [[SEQUENTIAL, answers], [answers, SEQUENTIAL], [RANDOM, answers], [answers, RANDOM]] {
+        let times = spread_times(pair);
+        println!("{} of {SPREAD_RUNS}, {times:?} ms", times.len());
+        assert!(times.len() as u64 * 10 >= SPREAD_RUNS * 9, "{pair:?}");
+    }
+}
+
+#[test]
 fn two_symmetric_sides_are_tried_and_those_that_count_meet() {
     for pair in [[SEQUENTIAL, SEQUENTIAL], [SEQUENTIAL, RANDOM], [RANDOM, SEQUENTIAL], [RANDOM, RANDOM]] {
         let times = spread_times(pair);

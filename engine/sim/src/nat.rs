@@ -55,7 +55,8 @@ pub enum Unsolicited {
     /// Forgets it.
     Dropped,
     /// Takes it for its own and refuses it, and remembers that flow: while it does, nobody inside gets that port towards
-    /// that remote. Connection tracking without a filter towards the WAN does so.
+    /// that remote, and whoever has to take another one has that for all later flows. Linux without a filter towards
+    /// the WAN does so.
     Answered,
 }
 
@@ -131,8 +132,6 @@ pub struct NatDrops {
 #[derive(Clone, Debug)]
 struct Mapped {
     inner: SocketAddr,
-    /// The only remote it is for.
-    only: Option<SocketAddr>,
     until_us: u64,
     /// Remotes that were sent to, and until when they may answer.
     remotes: BTreeMap<SocketAddr, u64>,
@@ -258,13 +257,12 @@ impl Nat {
         self.own.contains_key(&(port, remote))
     }
 
-    /// Gives `inner` a port. It is for `remote` only if that is how we map, or if the port for all is not to be had.
+    /// Gives `inner` a port. It is for `remote` only if that is how we map.
     fn map(&mut self, inner: SocketAddr, remote: SocketAddr, rng: &mut impl Rng) -> Option<u16> {
         if self.mapped.len() >= self.kind.mappings_max {
             return None;
         }
-        let for_all = self.kind.mapping == Mapping::EndpointIndependent && !self.ports.contains_key(&(inner, None));
-        let only = (!for_all).then_some(remote);
+        let only = (self.kind.mapping == Mapping::AddressAndPortDependent).then_some(remote);
         let first = match self.kind.ports {
             Ports::Preserved => inner.port().max(PORTS_FROM),
             Ports::Sequential => self.next_port,
@@ -273,8 +271,12 @@ impl Nat {
         let free = |port: &u16| !self.mapped.contains_key(port) && !self.own_flow(*port, remote);
         let port = (first..=u16::MAX).chain(PORTS_FROM..first).find(free)?;
         self.next_port = port.checked_add(1).unwrap_or(PORTS_FROM);
-        self.mapped.insert(port, Mapped { inner, only, until_us: 0, remotes: BTreeMap::new() });
-        self.ports.insert((inner, only), port);
+        self.mapped.insert(port, Mapped { inner, until_us: 0, remotes: BTreeMap::new() });
+        let before = self.ports.insert((inner, only), port);
+        // Not to be had for this remote: flows that are under way keep the port before, those to come get the new one.
+        if let Some(mapped) = before.and_then(|before| self.mapped.get(&before)) {
+            self.ports.extend(mapped.remotes.keys().map(|&remote| ((inner, Some(remote)), before.unwrap_or(port))));
+        }
         Some(port)
     }
 
@@ -290,11 +292,11 @@ impl Nat {
             lives
         };
         let ports = &mut self.ports;
-        self.mapped.retain(|_, mapped| {
+        self.mapped.retain(|port, mapped| {
             mapped.remotes.retain(|_, until_us| lives(*until_us));
             let stays = lives(mapped.until_us);
             if !stays {
-                ports.remove(&(mapped.inner, mapped.only));
+                ports.retain(|(inner, _), p| *inner != mapped.inner || p != port);
             }
             stays
         });
@@ -455,6 +457,7 @@ mod tests {
             assert_eq!(nat.out(INNER, R_OTHER_HOST) == port, same);
             assert_eq!(nat.lets_in(R_OTHER_HOST, port), same);
             assert_eq!(nat.out(INNER, R), port, "other flows are as before");
+            assert_eq!(nat.out(INNER, R_OTHER_PORT) == port, same, "later ones are not");
         }
     }
 
