@@ -20,12 +20,13 @@ fn side(core: Core, kind: Kind) -> Side {
 }
 
 #[test]
-fn two_hawsers_meet_where_one_side_is_symmetric_and_the_other_port_restricted() {
+fn two_hawsers_meet_where_one_side_is_symmetric_and_the_other_insists_on_the_port() {
     let mut planet = Planet::new("spread", Path::new(HAWSER), Core::Hawser).expect("a planet");
     for kinds in [
         [Kind::SymmetricAtRandom, Kind::PortRestricted],
         [Kind::PortRestricted, Kind::SymmetricAtRandom],
         [Kind::SymmetricInSequence, Kind::PortRestricted],
+        [Kind::SymmetricInSequence, Kind::Answering],
     ] {
         let met = (0..TRIES).find_map(|_| {
             let meeting = planet.meet(kinds.map(|kind| side(Core::Hawser, kind)), LIMIT).expect("a meeting");
