@@ -58,7 +58,7 @@ impl Node {
             Verb::Whois => self.whois_asked(now, arrival, from, id, payload),
             Verb::Rendezvous => self.rendezvous_received(now, arrival, from, payload),
             Verb::Echo => Ok(self.echo(now, arrival, from, id, payload)),
-            Verb::PushDirectPaths => self.push_received(now, from, payload),
+            Verb::PushDirectPaths => self.push_received(now, arrival, from, payload),
             Verb::NetworkConfigRequest => self.config_request(now, arrival, from, id, payload),
             Verb::Frame | Verb::ExtFrame | Verb::MulticastFrame => self.frame(now, arrival, from, id, known, payload),
             Verb::MulticastLike | Verb::MulticastGather | Verb::NetworkCredentials | Verb::NetworkConfig => {

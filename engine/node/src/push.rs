@@ -128,7 +128,7 @@ impl Node {
     }
 
     /// A peer tells where it can be reached.
-    pub(crate) fn push_received(&mut self, now: Now, from: Address, payload: &[u8]) -> Handled {
+    pub(crate) fn push_received(&mut self, now: Now, arrival: &Arrival, from: Address, payload: &[u8]) -> Handled {
         let mut classes: BTreeMap<(Scope, bool), usize> = BTreeMap::new();
         for record in PathRecord::records(payload) {
             let PathRecord { flags, extension, endpoint } = record?;
@@ -143,8 +143,9 @@ impl Node {
             let redirect = flags & PathRecord::CLUSTER_REDIRECT != 0;
             let known = |s: &crate::path::Slot| s.path.remote == endpoint && !s.expired(now.ms());
             let Some(peer) = self.peers.get(from) else { break };
-            // Who shares a network with us may share a LAN too; anybody else has no business there.
-            if peer.stranger() && !self.settings.allow_loopback && class(endpoint).0 != Scope::Global {
+            // Who shares a network with us may share a LAN too, and who speaks from our LAN does; nobody else has business there.
+            let neighbour = arrival.direct() && wire::endpoint::scope(arrival.path.remote.ip()) != Scope::Global;
+            if peer.stranger() && !neighbour && class(endpoint).0 != Scope::Global {
                 self.counters.push_stranger += 1;
                 continue;
             }

@@ -150,7 +150,7 @@ impl Node {
     fn meet_at(&mut self, now: Now, peer: Address, path: Path) {
         let Path { socket, remote } = path;
         let wait_ms = self.opening_ms(now, remote);
-        if wait_ms > 0 && self.may_probe(now, peer, remote, 1) {
+        if self.may_probe(now, peer, remote, 1) {
             self.open_own_nat(Some(socket), remote, HOLE_PUNCH_TTL);
         }
         if wait_ms == 0 {
