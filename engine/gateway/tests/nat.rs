@@ -1,5 +1,5 @@
 //! Hawser behind real routers, the kernel's NAT, with the real ZeroTier core on the other side: every pair of kinds, and
-//! either side begins. Whole worlds run side by side, each with an internet and two roots of its own.
+//! each side begins in its turn. Whole worlds run side by side, each with an internet and two roots of its own.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -80,12 +80,13 @@ fn every_pair_with_the_real_core_goes_direct_where_its_exchange_can_open_it_and_
             let own = Side { core: Core::Hawser, kind: hawser };
             let other = Side { core: Core::Reference, kind: real };
             let must_go_direct = can_go_direct(hawser, real);
-            let case = |sides| Case { sides, carrier: false, must_go_direct };
-            cases.extend([case([own, other]), case([other, own])]);
+            // Each begins in half of the cases; `bench-harness nat` has all of both.
+            let sides = if cases.len() % 2 == 0 { [own, other] } else { [other, own] };
+            cases.push(Case { sides, carrier: false, must_go_direct });
         }
     }
     let met = meet("m", cases);
-    assert_eq!(met.len(), 50);
+    assert_eq!(met.len(), 25);
     check(&met);
 }
 
