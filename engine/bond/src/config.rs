@@ -385,7 +385,7 @@ impl fmt::Display for Problem {
 }
 
 /// Settings that hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bonding {
     default: Option<Arc<Params>>,
     peers: BTreeMap<u64, Option<Arc<Params>>>,

@@ -61,6 +61,11 @@ impl Clock {
         Clock(Instant::now())
     }
 
+    /// When it was started.
+    pub fn origin(&self) -> Instant {
+        self.0
+    }
+
     /// The present moment.
     pub fn now(&self) -> Now {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
@@ -227,6 +232,7 @@ pub fn node_settings(
         salsa_only: conf.settings.salsa_only,
         fast_failover: !(failover.off || conf.settings.no_fast_failover),
         warm_up: failover.warm_up.unwrap_or(conf.settings.warm_up),
+        bonding: Arc::default(),
     }
 }
 
@@ -263,15 +269,29 @@ fn node_arrival(a: &shard::Arrival) -> node::Arrival {
     }
 }
 
+fn shard_route(r: node::Route) -> shard::Route {
+    shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu }
+}
+
+fn shard_bonding(bonding: &node::Bonding) -> shard::Bonding {
+    shard::Bonding {
+        plan: Arc::clone(&bonding.plan),
+        routes: bonding.routes.iter().copied().map(shard_route).collect(),
+        relay: bonding.relay.filter(|r| !is_tunnel(r.socket)).map(shard_route),
+    }
+}
+
 fn shard_update(own: Address, change: PlanChange) -> Update {
     match change {
         PlanChange::Peer { address, keys, suite, route, bonded, .. } => {
             // Shards do not have the tunnel: its frames come to the node.
             let route = route.filter(|r| !is_tunnel(r.socket));
-            let route = route.map(|r| shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu });
+            let route = route.map(shard_route);
             Update::Peer { address, keys, suite, route, bonded }
         }
         PlanChange::PeerGone(address) => Update::PeerGone(address),
+        PlanChange::Bond { address, bond } => Update::Bond { address, bond: bond.map(|b| Arc::new(shard_bonding(&b))) },
+        PlanChange::Acked { address, packet_id, at_us } => Update::Acked { address, packet_id, at_us },
         PlanChange::Network { id, mtu, fast } => Update::Network { id, mac: Mac::of_member(id, own), mtu, fast },
         PlanChange::NetworkGone(id) => Update::NetworkGone(id),
         PlanChange::Member { network, address, allowed } => Update::Member { network, address, allowed },

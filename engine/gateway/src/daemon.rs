@@ -262,6 +262,7 @@ async fn up<S: StateStore + 'static>(
     home.write(&home.port(), PUBLIC, ports.primary.to_string().as_bytes())?;
 
     let mut config = dataplane::Config::new(identity.public().address(), shards);
+    config.origin = clock.origin();
     config.first_core = args.first_core.into();
     config.cores = args.cores.clone().map(|cores| cores.0).unwrap_or_default();
     config.ring.backend = io.backend;

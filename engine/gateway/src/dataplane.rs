@@ -49,7 +49,7 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -95,12 +95,14 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Sizes of each shard's ring.
     pub ring: uring::Config,
+    /// Where the monotonic clock of all threads begins: what one notes, another may compare.
+    pub origin: Instant,
 }
 
 impl Config {
     /// Pinned shards with rings of the usual size.
     pub fn new(own: Address, shards: usize) -> Config {
-        Config { own, shards, pin: true, first_core: 0, cores: Vec::new(), ring: ring_config() }
+        Config { own, shards, pin: true, first_core: 0, cores: Vec::new(), ring: ring_config(), origin: Instant::now() }
     }
 }
 
@@ -270,6 +272,7 @@ impl DataPlane {
                 shards: config.shards,
                 own: config.own,
                 ring: config.ring.clone(),
+                origin: config.origin,
                 mail,
                 outbox: outbox.clone(),
                 counters: Arc::clone(&counters),

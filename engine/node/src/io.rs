@@ -223,6 +223,22 @@ pub enum PlanChange {
     },
     /// Forget a peer.
     PeerGone(Address),
+    /// How frames to a peer that we bond with are spread; `None`: we do not. Comes after its [`PlanChange::Peer`].
+    Bond {
+        /// The peer.
+        address: Address,
+        /// Plan and routes.
+        bond: Option<Arc<Bonding>>,
+    },
+    /// A peer acknowledged a frame that some shard sent.
+    Acked {
+        /// The peer.
+        address: Address,
+        /// The frame's ID.
+        packet_id: u64,
+        /// When the acknowledgement came, us.
+        at_us: u64,
+    },
     /// A network that runs.
     Network {
         /// The network.
@@ -274,6 +290,8 @@ impl fmt::Debug for PlanChange {
                 .field("bonded", bonded)
                 .finish_non_exhaustive(),
             PlanChange::PeerGone(address) => write!(f, "PeerGone({address})"),
+            PlanChange::Bond { address, bond } => write!(f, "Bond({address}, {bond:?})"),
+            PlanChange::Acked { address, packet_id, .. } => write!(f, "Acked({address}, {packet_id:016x})"),
             PlanChange::Network { id, mtu, fast } => write!(f, "Network({id}, mtu {mtu}, fast {fast})"),
             PlanChange::NetworkGone(id) => write!(f, "NetworkGone({id})"),
             PlanChange::Member { network, address, allowed } => {
@@ -296,6 +314,17 @@ pub struct Route {
     pub mtu: u16,
     /// It is the peer's own endpoint.
     pub direct: bool,
+}
+
+/// How frames to a peer that we bond with are spread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bonding {
+    /// Which path a frame takes.
+    pub plan: Arc<bond::Plan>,
+    /// Of each of the plan's paths, in its order.
+    pub routes: Vec<Route>,
+    /// Through a root.
+    pub relay: Option<Route>,
 }
 
 /// What a shard saw and sent on one path of one peer since its last report. A reception counts only if it was

@@ -99,8 +99,8 @@ use wire::{Address, Now, Prefix, SecretIdentity};
 
 pub use counters::{Counters, Gauges};
 pub use io::{
-    Activity, Arrival, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus, PeerStatus,
-    PlanChange, Port, Relayed, RestoreError, Route, Socket, StateKey,
+    Activity, Arrival, Bonding, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus,
+    PeerStatus, PlanChange, Port, Relayed, RestoreError, Route, Socket, StateKey,
 };
 pub use network::Networks;
 pub use settings::{PhysicalNetwork, Settings, WarmUp};

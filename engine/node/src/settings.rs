@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use bond::config::Bonding;
 use wire::Address;
 use wire::endpoint::Prefix;
 use wire::packet::{DEFAULT_PHYS_MTU, MAX_PHYS_MTU, MIN_PHYS_MTU};
@@ -37,7 +39,7 @@ impl WarmUp {
 }
 
 /// The operator's settings as far as the control plane acts on them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Physical networks. Where several contain an address, the least specific one wins, as in ZeroTierOne.
     pub physical: Vec<PhysicalNetwork>,
@@ -60,6 +62,8 @@ pub struct Settings {
     pub port_spread: bool,
     /// Encrypt with Salsa20/12-Poly1305, which every peer speaks, also to those that speak AES-GMAC-SIV.
     pub salsa_only: bool,
+    /// Which peers we bond with, and how. With none nothing differs.
+    pub bonding: Arc<Bonding>,
 }
 
 impl Default for Settings {
@@ -74,6 +78,7 @@ impl Default for Settings {
             warm_up: WarmUp::default(),
             port_spread: true,
             salsa_only: false,
+            bonding: Arc::default(),
         }
     }
 }

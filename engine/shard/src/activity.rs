@@ -59,18 +59,21 @@ pub struct Report {
     pub activity: Vec<Activity>,
     /// Of peers that bond.
     pub arrivals: Vec<Arrival>,
+    /// Of peers that we bond with.
+    pub bonds: Vec<(Address, bond::Seen)>,
 }
 
 impl Report {
     /// There was nothing.
     pub fn is_empty(&self) -> bool {
-        self.activity.is_empty()
+        self.activity.is_empty() && self.bonds.is_empty()
     }
 
     /// Forgets all of it.
     pub fn clear(&mut self) {
         self.activity.clear();
         self.arrivals.clear();
+        self.bonds.clear();
     }
 }
 

@@ -39,7 +39,7 @@ pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, TapSlot, ToControl};
 pub use offload::{Gso, Offload, Partial, UnknownOffload};
 pub use segment::Segments;
-pub use tables::{MEMBERS_MAX, NETWORKS_MAX, PEERS_MAX, Route, Update};
+pub use tables::{Bonding, MEMBERS_MAX, NETWORKS_MAX, PEERS_MAX, Route, Update};
 
 /// Bytes of an Ethernet header without VLAN tag.
 pub const ETHERNET_HEADER_LEN: usize = 14;

@@ -33,6 +33,17 @@ pub struct Route {
     pub mtu: u16,
 }
 
+/// How frames to a peer that we bond with are spread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bonding {
+    /// Which path a frame takes.
+    pub plan: Arc<bond::Plan>,
+    /// Of each of the plan's paths, in its order.
+    pub routes: Vec<Route>,
+    /// Through a root.
+    pub relay: Option<Route>,
+}
+
 /// A change of what a shard knows.
 #[derive(Clone)]
 pub enum Update {
@@ -51,6 +62,22 @@ pub enum Update {
     },
     /// Forget a peer.
     PeerGone(Address),
+    /// How frames to a peer that we bond with are spread; none: we do not. The peer must be known.
+    Bond {
+        /// The peer.
+        address: Address,
+        /// Plan and routes.
+        bond: Option<Arc<Bonding>>,
+    },
+    /// A peer acknowledged a frame that some shard sent.
+    Acked {
+        /// The peer.
+        address: Address,
+        /// The frame's ID.
+        packet_id: u64,
+        /// When the acknowledgement came, us.
+        at_us: u64,
+    },
     /// A network; replaces what was known of it, but for its members.
     Network {
         /// The network.
@@ -110,6 +137,7 @@ pub(crate) struct Peer {
     pub(crate) keys: Arc<Keys>,
     pub(crate) suite: Suite,
     pub(crate) route: Option<Route>,
+    pub(crate) bond: Option<Arc<Bonding>>,
     ledger: Ledger,
 }
 
@@ -183,13 +211,19 @@ impl Tables {
                 None => {
                     let mut ledger = Ledger::default();
                     ledger.set_bonded(bonded);
-                    self.peers.insert(address, Peer { keys, suite, route, ledger });
+                    self.peers.insert(address, Peer { keys, suite, route, bond: None, ledger });
                 }
             },
             Update::PeerGone(address) => {
                 self.peers.remove(&address);
                 self.active.retain(|&active| active != address);
             }
+            Update::Bond { address, bond } => {
+                if let Some(peer) = self.peers.get_mut(&address) {
+                    peer.bond = bond;
+                }
+            }
+            Update::Acked { .. } => {}
             Update::Network { id, mac, mtu, fast } => match self.networks.get_mut(&id) {
                 Some(network) => (network.mac, network.mtu, network.fast) = (mac, mtu, fast),
                 None if networks_full => counters.networks_full += 1,

@@ -69,6 +69,7 @@ pub(super) struct Setup {
     pub(super) shards: usize,
     pub(super) own: Address,
     pub(super) ring: uring::Config,
+    pub(super) origin: Instant,
     pub(super) mail: Mail,
     pub(super) outbox: Outbox,
     pub(super) counters: Arc<Mutex<ShardCounters>>,
@@ -170,14 +171,16 @@ impl Taps {
 
 /// The two clocks, read once per turn.
 struct Clock {
+    /// Of all threads.
+    origin: Instant,
     start: Instant,
     unix_ms: u64,
 }
 
 impl Clock {
     fn now(&self, at: Instant) -> Now {
-        let since = at.saturating_duration_since(self.start);
-        Now { mono_us: since.as_micros() as u64, unix_ms: self.unix_ms + since.as_millis() as u64 }
+        let unix_ms = self.unix_ms + at.saturating_duration_since(self.start).as_millis() as u64;
+        Now { mono_us: at.saturating_duration_since(self.origin).as_micros() as u64, unix_ms }
     }
 }
 
@@ -185,7 +188,7 @@ impl Worker {
     fn new(setup: Setup, waker: Waker) -> Worker {
         let start = Instant::now();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let clock = Clock { start, unix_ms };
+        let clock = Clock { origin: setup.origin, start, unix_ms };
         Worker {
             number: setup.shard,
             shard: Shard::new(setup.own, shard::Config { seed: rand::random(), shards: setup.shards }),
