@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub mod daemon;
+pub mod impair;
 pub mod measure;
 pub mod meeting;
 pub mod nat;
