@@ -21,8 +21,10 @@
 //! A shard has one [`Selector`] per bonded peer: [`Selector::select`] names a packet's way from the plan and from the shard's own
 //! flow table, without allocation and lock. Large flows that may be striped ([`Choice::Striped`]) go through a
 //! [`striper::Striper`], which holds handles of packets and says which leaves when and where; its [`model::PathModel`]s learn each
-//! path's rate and delay from the same acknowledgements. At the tick the shard hands over, in one batch: acknowledged
-//! requests (path, packet ID, time sent, time of the answer), bytes per path, rates of its models, [`select::Counters`].
+//! path's rate and delay from the same acknowledgements. A plan with other paths goes to [`striper::Striper::rebuild`]: what was
+//! learned of a path that stays is kept, what was bound to one that goes is bound to the others; without a bond
+//! [`striper::Striper::drain`] gives all back. A path's index is its index in the present plan. At the tick the shard hands
+//! over, in one batch: acknowledged requests (path, packet ID, time sent, time of the answer), bytes per path, rates of its models, [`select::Counters`].
 //! When several shards stripe over one path, the control plane divides its rate among them by their load.
 //!
 //! Why something was decided is in [`Bond::decisions`].
@@ -35,6 +37,7 @@
 pub mod compat;
 pub mod config;
 pub mod explain;
+pub mod fair_queue;
 pub mod flow_table;
 pub mod limits;
 pub mod model;

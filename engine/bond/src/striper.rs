@@ -5,16 +5,15 @@
 
 use std::collections::VecDeque;
 
+use crate::fair_queue::{FairQueue, Popped, Waiting};
 use crate::model::{PathModel, TARGET_NS};
 
-/// Packets that wait for a path at most; at 10 Gbit/s some 5 ms.
-pub const WAITING_MAX: usize = 4096;
+/// Packets bound to one path at most.
+const BOUND_MAX: usize = 8192;
+/// Packets of light flows that wait for one path at most.
+const LIGHT_MAX: usize = 256;
 /// A path may catch up this much when it was served late. ns.
 const LATE_NS: u64 = 1_000_000;
-/// CoDel: how long packets may wait as a rule. ns.
-const CODEL_TARGET_NS: u64 = 5_000_000;
-/// CoDel: how long the rule may be broken. ns.
-const CODEL_INTERVAL_NS: u64 = 100_000_000;
 /// A path has this much bound to it beyond the difference of delays. ns. spec: 2 x target queue of 5 ms.
 const SLACK_NS: u64 = 10_000_000;
 /// Delays that differ by less are the same. ns.
@@ -38,81 +37,109 @@ pub enum Out<T> {
     Drop(T),
 }
 
-struct Lane<T> {
+/// A path of a new plan.
+#[derive(Clone, Debug)]
+pub enum Lane {
+    /// One that was there, by its index until now: what was learned of it stays.
+    Kept(usize),
+    /// One that was not.
+    New(PathModel),
+}
+
+struct Bound<T> {
     model: PathModel,
-    bound: VecDeque<(T, usize)>,
-    bound_bytes: usize,
+    light: VecDeque<(T, usize)>,
+    queue: VecDeque<Waiting<T>>,
+    /// In `queue`.
+    bytes: usize,
     /// The pace lets the next packet go.
     next_ns: u64,
     requested_ns: u64,
 }
 
-#[derive(Default)]
-struct CoDel {
-    above_since: Option<u64>,
-    dropping: bool,
-    next_drop_ns: u64,
-    count: u32,
-}
-
-impl CoDel {
-    /// Whether the packet that waited for `sojourn` is to be dropped.
-    fn drops(&mut self, now_ns: u64, sojourn_ns: u64) -> bool {
-        if sojourn_ns < CODEL_TARGET_NS {
-            (self.above_since, self.dropping) = (None, false);
-            return false;
-        }
-        let since = *self.above_since.get_or_insert(now_ns);
-        if self.dropping {
-            if now_ns < self.next_drop_ns {
-                return false;
-            }
-            self.count += 1;
-            self.next_drop_ns += self.pause();
-            return true;
-        }
-        if now_ns - since < CODEL_INTERVAL_NS {
-            return false;
-        }
-        self.dropping = true;
-        // Soon after the last time it starts where it ended.
-        let recent = now_ns.saturating_sub(self.next_drop_ns) < 16 * CODEL_INTERVAL_NS;
-        self.count = if recent && self.count > 2 { self.count - 2 } else { 1 };
-        self.next_drop_ns = now_ns + self.pause();
-        true
-    }
-
-    fn pause(&self) -> u64 {
-        (CODEL_INTERVAL_NS as f64 / f64::from(self.count.max(1)).sqrt()) as u64
-    }
-}
-
 /// The queue in front of several paths.
 pub struct Striper<T> {
-    lanes: Vec<Lane<T>>,
-    waiting: VecDeque<(T, usize, u64)>,
-    codel: CoDel,
+    lanes: Vec<Bound<T>>,
+    waiting: FairQueue<T>,
+    /// Were bound to paths under another plan, and come before all that waits.
+    again: VecDeque<Waiting<T>>,
+    /// Light ones of a path that is gone.
+    light: VecDeque<(T, usize)>,
+    offered: u64,
     requests: u64,
 }
 
 impl<T: Copy> Striper<T> {
     /// Over these paths.
     pub fn new(now_ns: u64, models: impl IntoIterator<Item = PathModel>) -> Striper<T> {
-        let lane = |model| Lane {
+        let mut striper = Striper {
+            lanes: Vec::new(),
+            waiting: FairQueue::new(),
+            again: VecDeque::new(),
+            light: VecDeque::new(),
+            offered: 0,
+            requests: 0,
+        };
+        striper.rebuild(now_ns, models.into_iter().map(Lane::New));
+        striper
+    }
+
+    /// A new plan: its paths in its order. What waits stays, and what was bound to paths is bound anew in the order in which
+    /// it came, so that nothing is lost with a path that is gone. From here on paths have the indices of the new plan.
+    pub fn rebuild(&mut self, now_ns: u64, paths: impl IntoIterator<Item = Lane>) {
+        let mut old: Vec<Option<Bound<T>>> = std::mem::take(&mut self.lanes).into_iter().map(Some).collect();
+        let fresh = |model| Bound {
             model,
-            bound: VecDeque::with_capacity(256),
-            bound_bytes: 0,
+            light: VecDeque::with_capacity(LIGHT_MAX),
+            queue: VecDeque::with_capacity(256),
+            bytes: 0,
             next_ns: now_ns,
             requested_ns: 0,
         };
-        let mut lanes: Vec<Lane<T>> = models.into_iter().map(lane).collect();
+        let mut again: Vec<Waiting<T>> = self.again.drain(..).collect();
+        again.extend(old.iter_mut().flatten().flat_map(|l| l.queue.drain(..)));
+        again.sort_unstable_by_key(|w| w.order);
+        self.again.extend(again);
+        for lane in paths {
+            match lane {
+                Lane::New(model) => self.lanes.push(fresh(model)),
+                // One that is named twice, or was never there, is no path.
+                Lane::Kept(i) => self.lanes.extend(old.get_mut(i).and_then(Option::take)),
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.bytes = 0;
+        }
+        self.light.extend(old.into_iter().flatten().flat_map(|l| l.light));
+        for (item, len) in std::mem::take(&mut self.light) {
+            if let Err(item) = self.offer_light(item, len) {
+                self.light.push_back((item, len));
+            }
+        }
         // The nearest paths start without a pace, because one that is too low would look like a queue to whoever sends, and
         // end its start. The others are used only when these are full, so there it is known how much is too much.
-        let nearest = lanes.iter().map(|l| l.model.delay_ns()).min().unwrap_or(0);
-        for lane in lanes.iter_mut().filter(|l| l.model.delay_ns() <= nearest + NEAR_NS) {
+        let nearest = self.lanes.iter().map(|l| l.model.delay_ns()).min().unwrap_or(0);
+        for lane in self.lanes.iter_mut().filter(|l| l.model.delay_ns() <= nearest + NEAR_NS) {
             lane.model.unpaced();
         }
-        Striper { lanes, waiting: VecDeque::with_capacity(WAITING_MAX), codel: CoDel::default(), requests: 0 }
+    }
+
+    /// Gives back all packets, because there is nothing left to stripe over. Those that came first come first.
+    pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
+        self.rebuild(0, []);
+        let Striper { again, light, waiting, .. } = self;
+        light.drain(..).map(|l| l.0).chain(again.drain(..).map(|w| w.item)).chain(waiting.drain())
+    }
+
+    /// Packets in it.
+    pub fn len(&self) -> usize {
+        let bound: usize = self.lanes.iter().map(|l| l.queue.len() + l.light.len()).sum();
+        bound + self.waiting.len() + self.again.len() + self.light.len()
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// What is known of a path.
@@ -120,28 +147,27 @@ impl<T: Copy> Striper<T> {
         self.lanes.get(path).map(|l| &l.model)
     }
 
-    /// Takes a packet of a large flow. It comes back when the queue is full.
-    pub fn offer(&mut self, now_ns: u64, item: T, len: usize) -> Result<(), T> {
-        if self.waiting.len() >= WAITING_MAX || self.lanes.is_empty() {
+    /// Takes a packet of a large flow. When the queue is full a packet comes back that is to be dropped: not this one, but the
+    /// oldest of the flow that takes most of the room. `flow` is the hash that [`Selector::select`](crate::Selector) takes.
+    pub fn offer(&mut self, now_ns: u64, flow: u64, item: T, len: usize) -> Result<(), T> {
+        if self.lanes.is_empty() {
             return Err(item);
         }
-        self.waiting.push_back((item, len, now_ns));
-        Ok(())
+        self.offered += 1;
+        self.waiting.push(flow, Waiting { item, len, order: self.offered, since_ns: now_ns })
     }
 
     /// Takes a packet of a light flow: it passes what waits, on the path with the smallest delay.
     pub fn offer_light(&mut self, item: T, len: usize) -> Result<(), T> {
-        let best = (0..self.lanes.len()).min_by_key(|i| self.lanes[*i].model.delay_ns());
-        let Some(lane) = best.map(|i| &mut self.lanes[i]) else { return Err(item) };
-        if lane.bound.len() >= WAITING_MAX {
+        let Some(lane) = self.lanes.iter_mut().min_by_key(|l| l.model.delay_ns()) else { return Err(item) };
+        if lane.light.len() >= LIGHT_MAX {
             return Err(item);
         }
-        lane.bound.push_front((item, len));
-        lane.bound_bytes += len;
+        lane.light.push_back((item, len));
         Ok(())
     }
 
-    /// An acknowledgement came in.
+    /// An acknowledgement came in. `path` is the index of the present plan.
     pub fn acked(&mut self, now_ns: u64, path: usize, request: u64) -> bool {
         self.lanes.get_mut(path).is_some_and(|l| l.model.acked(now_ns, request))
     }
@@ -151,16 +177,14 @@ impl<T: Copy> Striper<T> {
         if let Some(item) = self.bind(now_ns) {
             return Some(Out::Drop(item));
         }
-        let path = (0..self.lanes.len())
-            .filter(|i| !self.lanes[*i].bound.is_empty() && self.lanes[*i].next_ns <= now_ns)
-            .min_by_key(|i| self.lanes[*i].next_ns)?;
-        let lane = &mut self.lanes[path];
-        let (item, len) = lane.bound.pop_front()?;
-        lane.bound_bytes -= len;
+        let due = |l: &Bound<T>| !l.is_empty() && l.next_ns <= now_ns;
+        let ready = self.lanes.iter_mut().enumerate().filter(|(_, l)| due(l));
+        let (path, lane) = ready.min_by_key(|(_, l)| l.next_ns)?;
+        let (item, len) = lane.pop()?;
         // Served late by a little is still held back.
         let limited = now_ns <= lane.next_ns + LATE_NS / 4;
         lane.next_ns = lane.next_ns.max(now_ns.saturating_sub(LATE_NS)) + wire_ns(len, lane.model.pace());
-        let wanted = now_ns - lane.requested_ns.min(now_ns) >= REQUEST_GAP_NS;
+        let wanted = now_ns.saturating_sub(lane.requested_ns) >= REQUEST_GAP_NS;
         let request = wanted.then(|| {
             lane.requested_ns = now_ns;
             self.requests += 1;
@@ -172,38 +196,53 @@ impl<T: Copy> Striper<T> {
 
     /// When to call [`Striper::poll`] again if nothing comes in before.
     pub fn next_ns(&self) -> Option<u64> {
-        self.lanes.iter().filter(|l| !l.bound.is_empty()).map(|l| l.next_ns).min()
+        self.lanes.iter().filter(|l| !l.is_empty()).map(|l| l.next_ns).min()
     }
 
     /// Binds what waits to paths, as far ahead as the paths' delays differ. Some packet if it is to be dropped.
     fn bind(&mut self, now_ns: u64) -> Option<T> {
-        while let Some(&(item, len, since)) = self.waiting.front() {
-            let reach = |l: &Lane<T>| l.model.wire_ns(len) + l.model.delay_ns();
-            let arrival = |l: &Lane<T>| l.model.arrival_ns(l.free_ns(now_ns), l.bound_bytes, len);
+        loop {
+            let len = match self.again.front() {
+                Some(packet) => packet.len,
+                None => self.waiting.front()?,
+            };
+            let reach = |l: &Bound<T>| l.model.wire_ns(len) + l.model.delay_ns();
+            let arrival = |l: &Bound<T>| l.model.arrival_ns(l.free_ns(now_ns), l.bytes, len);
             let longest = self.lanes.iter().map(reach).max()?;
-            let (path, _) = self.lanes.iter().enumerate().min_by_key(|(_, l)| arrival(l))?;
-            let lane = &self.lanes[path];
+            let lane = self.lanes.iter_mut().min_by_key(|l| arrival(l))?;
             let ahead = longest - reach(lane) + SLACK_NS;
-            if lane.free_ns(now_ns) - now_ns > ahead {
+            if lane.free_ns(now_ns) - now_ns > ahead || lane.queue.len() >= BOUND_MAX {
                 return None;
             }
-            self.waiting.pop_front();
-            if self.codel.drops(now_ns, now_ns - since) {
-                return Some(item);
-            }
-            let lane = &mut self.lanes[path];
-            lane.bound.push_back((item, len));
-            lane.bound_bytes += len;
+            let packet = match self.again.pop_front() {
+                Some(packet) => packet,
+                None => match self.waiting.pop(now_ns)? {
+                    Popped::Next(packet) => packet,
+                    Popped::Drop(item) => return Some(item),
+                },
+            };
+            lane.bytes += packet.len;
+            lane.queue.push_back(packet);
         }
-        self.codel.above_since = None;
-        None
     }
 }
 
-impl<T> Lane<T> {
+impl<T> Bound<T> {
     /// When its pace will have let all go that is bound to it.
     fn free_ns(&self, now_ns: u64) -> u64 {
-        self.next_ns.max(now_ns) + wire_ns(self.bound_bytes, self.model.pace())
+        self.next_ns.max(now_ns) + wire_ns(self.bytes, self.model.pace())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.light.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<(T, usize)> {
+        self.light.pop_front().or_else(|| {
+            let packet = self.queue.pop_front()?;
+            self.bytes -= packet.len;
+            Some((packet.item, packet.len))
+        })
     }
 }
 

@@ -73,7 +73,7 @@ fn the_striper_allocates_nothing_once_it_stands() {
     let mut step = |striper: &mut Striper<u32>| {
         for _ in 0..20_000 {
             now += 50_000;
-            let _ = striper.offer(now, 1, 1400);
+            let _ = striper.offer(now, 1, 1, 1400);
             while let Some(out) = striper.poll(now) {
                 if let Out::Send { path, request: Some(request), .. } = out {
                     striper.acked(now + 20_000_000, path, request);

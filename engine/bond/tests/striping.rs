@@ -74,3 +74,64 @@ fn one_connection_gets_the_sum_of_200_and_200_mbit() {
 fn one_connection_gets_more_than_the_best_of_300_and_80_mbit() {
     assert!(row("300/10 + 80/30", &[Link::new(300.0, 10.0), Link::new(80.0, 30.0)], Tolerance::Rack) >= 0.80);
 }
+
+mod plans {
+    use bond::model::PathModel;
+    use bond::striper::{Lane, Out, Striper};
+
+    fn model(rtt_ms: u64) -> PathModel {
+        PathModel::new(0, Some(rtt_ms * 1_000_000), Some(1_250_000.0))
+    }
+
+    fn sent(striper: &mut Striper<u32>, until_ns: u64) -> Vec<(usize, u32)> {
+        let mut out = Vec::new();
+        let mut now = 0;
+        while now <= until_ns {
+            while let Some(Out::Send { path, item, .. }) = striper.poll(now) {
+                out.push((path, item));
+            }
+            now = striper.next_ns().unwrap_or(u64::MAX).max(now + 1);
+        }
+        out
+    }
+
+    #[test]
+    fn packets_bound_to_a_path_that_goes_leave_by_the_others_in_order() {
+        let mut striper = Striper::new(0, [model(20), model(20), model(20)]);
+        for n in 0..60 {
+            striper.offer(0, 7, n, 1400).unwrap();
+        }
+        let _ = striper.poll(0);
+        striper.rebuild(0, [Lane::Kept(2), Lane::Kept(0)]);
+        let rest = sent(&mut striper, 1_000_000_000);
+        let order: Vec<u32> = rest.iter().map(|s| s.1).collect();
+        assert_eq!(order, (1..60).collect::<Vec<_>>());
+        assert!(rest.iter().any(|s| s.0 == 0) && rest.iter().any(|s| s.0 == 1));
+    }
+
+    #[test]
+    fn what_was_learned_of_a_path_that_stays_is_kept() {
+        let mut striper: Striper<u32> = Striper::new(0, [model(20), model(50)]);
+        striper.rebuild(0, [Lane::New(model(90)), Lane::Kept(1)]);
+        assert_eq!(striper.model(0).unwrap().min_rtt_ns(), 90_000_000);
+        assert_eq!(striper.model(1).unwrap().min_rtt_ns(), 50_000_000);
+        // A path that is named twice or was never there is none.
+        striper.rebuild(0, [Lane::Kept(1), Lane::Kept(1), Lane::Kept(9)]);
+        assert_eq!(striper.model(0).unwrap().min_rtt_ns(), 50_000_000);
+        assert!(striper.model(1).is_none());
+    }
+
+    #[test]
+    fn a_striper_without_paths_keeps_its_packets_until_they_are_taken_back() {
+        let mut striper = Striper::new(0, [model(20), model(20)]);
+        striper.offer_light(99, 100).unwrap();
+        for n in 0..40 {
+            striper.offer(0, 7, n, 1400).unwrap();
+        }
+        striper.rebuild(0, []);
+        assert_eq!((striper.poll(0), striper.next_ns()), (None, None));
+        assert_eq!(striper.offer(0, 7, 41, 1400), Err(41));
+        assert_eq!(striper.drain().collect::<Vec<_>>(), [99].into_iter().chain(0..40).collect::<Vec<_>>());
+        assert!(striper.is_empty());
+    }
+}

@@ -557,7 +557,7 @@ pub fn run(links: &[Link], tolerance: Tolerance, seconds: u64, warm_up: u64, see
         }
         while let Some(seq) = sender.poll(now) {
             let again = sender.flight[(seq - sender.una) as usize].again > 0;
-            if striper.offer(now, (seq, again), PACKET).is_err() {
+            if striper.offer(now, 1, (seq, again), PACKET).is_err() {
                 codel += 1;
             }
         }
