@@ -105,6 +105,17 @@ pub const RELAY_AFTER_US: u64 = 2_000_000;
 /// After the first path answered, one that is preferred may still take over under any select method. us, ours.
 pub const SETTLING_US: u64 = 2_000_000;
 
+// Sending again. // spec: bonding, "Failover without loss"
+
+/// Memory of one peer for sealed packets of the last moments. bytes, spec.
+pub const RECALL_BYTES_MAX: usize = 4 << 20;
+/// Packets kept of one peer. ours.
+pub const RECALL_PACKETS_MAX: usize = 8192;
+/// A packet older than this is not sent again, however long it waited for its turn. us, ours.
+pub const RECALL_AGE_MAX_US: u64 = 1_000_000;
+/// Memory that was not used for this long is given back. us, ours.
+pub const RECALL_IDLE_US: u64 = 2_000_000;
+
 // Sharing. // spec: bonding, "Flow assignment"
 
 /// A live flow goes home when it was idle for this long. us, spec.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use bond::config::{Family, Mode, Params, Policy};
 use bond::model::PathModel;
+use bond::recall::Recall;
 use bond::striper::{Out, Striper};
-use bond::{Bond, Choice, NewPath, Selector};
+use bond::{Bond, Choice, NewPath, PathId, Selector};
 use wire::Now;
 
 thread_local! {
@@ -83,4 +84,27 @@ fn the_striper_allocates_nothing_once_it_stands() {
     };
     step(&mut striper);
     assert_eq!(allocations(|| step(&mut striper)), 0);
+}
+
+#[test]
+fn keeping_packets_allocates_nothing_once_there_is_room() {
+    let (a, b) = (PathId { slot: 0, generation: 1 }, PathId { slot: 1, generation: 2 });
+    let mut recall = Recall::new();
+    let mut now = 0u64;
+    let mut step = |recall: &mut Recall| {
+        for n in 0..50_000u64 {
+            now += 100;
+            recall.keep(now, if n % 3 == 0 { a } else { b }, &[7; 1400][..200 + 12 * (n as usize % 100)], 1432, true);
+            if n % 50 == 0 {
+                recall.covered(b, now.saturating_sub(20_000));
+                recall.expire(now, 40_000);
+            }
+            if n % 1000 == 0 {
+                recall.lost(now, a);
+                while recall.next_lost(now, b).is_some() {}
+            }
+        }
+    };
+    step(&mut recall);
+    assert_eq!(allocations(|| step(&mut recall)), 0);
 }
