@@ -258,6 +258,13 @@ impl Bond {
         }
     }
 
+    /// It was acknowledged, whichever path the request had taken. False if none of ours is known by that ID.
+    pub fn acknowledged(&mut self, now: Now, packet_id: u64) -> bool {
+        let Some(id) = self.paths.iter().find(|p| p.tx.awaits(packet_id)).map(|p| p.id) else { return false };
+        self.acked(now, id, packet_id);
+        true
+    }
+
     /// A timing report of the remote: round trips of its measuring loop, us.
     pub fn reported(&mut self, now: Now, id: PathId, round_us: i64) {
         let Some(path) = self.paths.get_mut(id) else {
@@ -355,6 +362,27 @@ impl Bond {
             }
         }
         self.check_negotiation(now, actions);
+    }
+
+    /// When [`Bond::tick`] is due at the latest, us, if nothing happens before.
+    pub fn next_due_us(&self, now: Now) -> u64 {
+        let us = now.mono_us;
+        let idle = self.idle_us();
+        let of_path = |p: &BondPath| {
+            let held = p.tx.is_held(us).then_some(p.tx.since() + HELD_US);
+            p.tx.next_due(us, idle).min(held.unwrap_or(u64::MAX))
+        };
+        let paths = self.paths.iter().map(of_path).min().unwrap_or(u64::MAX);
+        let relay = self.suspect_us.map(|at| at + RELAY_AFTER_US).filter(|_| !self.plan.relay);
+        // The reference looks at its paths three times in a failover interval, but not all the time and not never.
+        let compat = us + u64::from(self.params.failover_interval / 3).clamp(TICK_MIN_MS, TICK_MAX_MS) * 1000;
+        let look = if self.params.mode == Mode::Compat { compat } else { us + TICK_IDLE_US };
+        paths.min(relay.unwrap_or(u64::MAX)).min(look)
+    }
+
+    /// After how long without an acknowledgement a good path is asked for one.
+    fn idle_us(&self) -> u64 {
+        KEEP_ALIVE_STANDBY_US.min(u64::from(self.params.failover_interval / 3) * 1000)
     }
 
     fn check_negotiation(&mut self, now: Now, actions: &mut Vec<Action>) {

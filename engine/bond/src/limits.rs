@@ -102,6 +102,13 @@ pub const HELD_US: u64 = 10_000_000;
 /// All paths suspect for this long: relay beside. us, spec.
 pub const RELAY_AFTER_US: u64 = 2_000_000;
 
+/// Shortest and longest time between two looks at the paths in `compat` mode. ms, spec.
+pub const TICK_MIN_MS: u64 = 60;
+/// See [`TICK_MIN_MS`].
+pub const TICK_MAX_MS: u64 = 500;
+/// A bond is looked at this often though nothing happens. us, ours.
+pub const TICK_IDLE_US: u64 = 1_000_000;
+
 /// After the first path answered, one that is preferred may still take over under any select method. us, ours.
 pub const SETTLING_US: u64 = 2_000_000;
 

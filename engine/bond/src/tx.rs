@@ -148,7 +148,9 @@ impl Tx {
             // The oldest still counts, else a flood of requests would hide that none is answered.
             self.outstanding.pop_back();
         }
-        self.outstanding.push_back((id, now));
+        // Several shards tell what they sent, each in order of time.
+        let at = self.outstanding.iter().rposition(|o| o.1 <= now).map_or(0, |i| i + 1);
+        self.outstanding.insert(at, (id, now));
         self.requests += 1;
         if probe {
             self.last_probe = Some(now);
@@ -259,7 +261,6 @@ impl Tx {
     pub fn wants_probe(&self, now: u64, idle: u64) -> bool {
         let since_probe = self.last_probe.map_or(u64::MAX, |t| now.saturating_sub(t));
         let gap = match self.state {
-            TxState::Probing => RTO_FIRST_US.min(BACKOFF_FIRST_US << self.probes.min(7)),
             TxState::Good => {
                 // Something is late, and nothing after it will tell: ask.
                 let late = self.outstanding.front().is_some_and(|o| now.saturating_sub(o.1) > self.rto());
@@ -272,10 +273,42 @@ impl Tx {
             }
             TxState::Suspect if self.probes >= SUSPECT_PROBES => return false,
             TxState::Suspect => self.rto() / 2,
-            TxState::Down if self.acks > 0 => self.srtt.min(UP_WITHIN_US / 4),
-            TxState::Down => self.backoff,
+            TxState::Probing | TxState::Down => self.probe_gap(),
         };
         since_probe >= gap.max(PROBE_GAP_MIN_US)
+    }
+
+    /// Whether it is one of its requests that this packet ID names.
+    pub fn awaits(&self, id: u64) -> bool {
+        self.outstanding.iter().any(|o| o.0 == id)
+    }
+
+    /// When [`Tx::check`] and [`Tx::wants_probe`] have something to say at the latest; `idle` as there.
+    pub fn next_due(&self, now: u64, idle: u64) -> u64 {
+        let after_probe = |gap: u64| self.last_probe.map_or(now, |t| t + gap.max(PROBE_GAP_MIN_US));
+        match self.state {
+            TxState::Good => match self.outstanding.front() {
+                Some(&(_, sent)) if now.saturating_sub(sent) <= self.rto() => sent + self.rto() + 1,
+                Some(&(_, sent)) => after_probe(self.rto() / 2).min(sent + 2 * self.rto() + 1),
+                None => self.last_ack.max(self.last_probe).map_or(now, |t| t + idle),
+            },
+            TxState::Suspect => {
+                let unanswered = self.outstanding.iter().filter(|o| o.1 >= self.since).map(|o| o.1 + self.rto() + 1);
+                let over = unanswered.take(usize::from(DOWN_PROBES)).max().unwrap_or(u64::MAX);
+                let probe = if self.probes >= SUSPECT_PROBES { u64::MAX } else { after_probe(self.rto() / 2) };
+                probe.min(over.max(now)).min(self.since + 3 * self.rto() + 1)
+            }
+            TxState::Probing | TxState::Down => after_probe(self.probe_gap()),
+        }
+    }
+
+    /// Between two probes of a path that does not work.
+    fn probe_gap(&self) -> u64 {
+        match self.state {
+            TxState::Probing => RTO_FIRST_US.min(BACKOFF_FIRST_US << self.probes.min(7)),
+            _ if self.acks > 0 => self.srtt.min(UP_WITHIN_US / 4),
+            _ => self.backoff,
+        }
     }
 
     fn fail(&mut self, now: u64) {
