@@ -14,6 +14,17 @@ pub const PACKETS_PER_LINK: u32 = 64;
 /// Links that one policy may list. ours.
 pub const LINKS_MAX: usize = 64;
 
+/// Least `capacity`. bit/s, ours: [`RATE_MIN`].
+pub const CAPACITY_MIN: u64 = 64_000;
+/// Largest `capacity`. bit/s, ours: [`RATE_MAX`].
+pub const CAPACITY_MAX: u64 = 100_000_000_000;
+/// A smaller `capacity` without unit is not taken for bits per second: others write them in kbit/s or Mbit/s. bit/s, ours.
+pub const CAPACITY_PLAIN_MIN: u64 = 1_000_000;
+/// Least `mtu` of a link: the largest packet fits into 16 datagrams. bytes of UDP payload, ours.
+pub const LINK_MTU_MIN: u16 = 1000;
+/// Largest `mtu` of a link. bytes of UDP payload, spec: that of a physical network.
+pub const LINK_MTU_MAX: u16 = 10_324;
+
 // Paths.
 
 /// Paths of one bond. spec.
