@@ -1,5 +1,6 @@
 //! The state machine of one peer's bond: observations in, plan and reasons out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wire::Now;
@@ -97,6 +98,8 @@ pub struct Bond {
     negotiates: bool,
     queue: ActiveBackup,
     estimated_us: u64,
+    /// The last paths that were given up for lost and then forgotten.
+    buried: VecDeque<PathId>,
 }
 
 impl Bond {
@@ -123,6 +126,7 @@ impl Bond {
             negotiates: false,
             queue: ActiveBackup::default(),
             estimated_us: 0,
+            buried: VecDeque::new(),
             params,
         }
     }
@@ -204,9 +208,15 @@ impl Bond {
 
     /// A path is gone for good: its socket was closed or it expired. The plan changes in the same instant.
     pub fn forget(&mut self, now: Now, id: PathId) {
-        if self.paths.remove(id).is_none() {
+        let Some(path) = self.paths.remove(id) else {
             self.counters.stale += 1;
             return;
+        };
+        if is_lost(&path) {
+            if self.buried.len() == BURIED_MAX {
+                self.buried.pop_front();
+            }
+            self.buried.push_back(id);
         }
         self.queue.removed(usize::from(id.slot));
         self.note(now, Reason::Forgotten(id));
@@ -595,11 +605,19 @@ impl Bond {
             Some(PlanPath { id: *id, key: p.key, weight: if by_weight { kept } else { 1.0 }, rate: kept, delay_us })
         };
         let paths: Vec<PlanPath> = members.iter().filter_map(path).collect();
-        let fresh =
-            |p: &BondPath| p.rate.is_some() && p.tx.last_ack().is_some_and(|t| us.saturating_sub(t) < 2_000_000);
+        // Its rate shows when it is used, and not before.
+        let fresh = |p: &BondPath| p.tx.last_ack().is_some_and(|t| us.saturating_sub(t) < 2_000_000);
         let striping = self.params.mode == Mode::Better
             && members.len() > 1
             && members.iter().all(|id| self.paths.get(*id).is_some_and(fresh));
+        let mut lost: Vec<PathId> = self.paths.iter().filter(|p| is_lost(p)).map(|p| p.id).collect();
+        lost.extend(&self.buried);
+        // In steps of two, so that not every round trip is news.
+        let rto = self.paths.iter().filter(|p| p.tx.state() == TxState::Good).map(|p| p.tx.rto()).max();
+        let recalls = self.params.mode == Mode::Better && policy != Policy::None && self.paths.iter().count() > 1;
+        let recall_us = rto.filter(|_| recalls).map_or(0, u64::next_power_of_two);
+        let recent = |at: u64| us.saturating_sub(at) < QOS_AGE_MS * 1000;
+        let sampled = self.params.mode == Mode::Compat || self.paths.iter().any(|p| p.reported_us.is_some_and(recent));
         let relief = self.relief(us, &paths).or(old.relief.filter(|_| same && self.loaded_us.is_some()));
         if same
             && paths == old.paths
@@ -607,6 +625,9 @@ impl Bond {
             && relay == old.relay
             && striping == old.striping
             && relief == old.relief
+            && lost == old.lost
+            && recall_us == old.recall_us
+            && sampled == old.sampled
         {
             return;
         }
@@ -639,6 +660,9 @@ impl Bond {
             striping,
             relief,
             relay,
+            lost,
+            recall_us,
+            sampled,
         });
     }
 
@@ -774,4 +798,9 @@ impl Bond {
         compat::bonded_set::rebuild(&members, &mut set);
         set.into_iter().map(|i| ids[i]).collect()
     }
+}
+
+/// What is sent over it does not arrive.
+fn is_lost(path: &BondPath) -> bool {
+    matches!(path.tx.state(), TxState::Suspect | TxState::Down)
 }

@@ -167,7 +167,15 @@ pub const RATE_MIN: f64 = 8_000.0;
 /// See [`RATE_MIN`].
 pub const RATE_MAX: f64 = 12.5e9;
 
+/// Paths that were lost and then forgotten of which shards are told. ours.
+pub const BURIED_MAX: usize = 4;
+
 // Explaining.
+
+/// Round trips of a path that are held for the operator. ours: 1 KiB per path.
+pub const TRIPS_MAX: usize = 256;
+/// Requests that recent loss is a share of: a result of 1 % needs a hundred. ours.
+pub const FATES_MAX: u32 = 128;
 
 /// Decisions that a bond remembers. ours.
 pub const DECISIONS_MAX: usize = 64;

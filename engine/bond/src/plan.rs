@@ -51,4 +51,10 @@ pub struct Plan {
     pub relief: Option<Relief>,
     /// Send through a root too, or only there if there are no paths.
     pub relay: bool,
+    /// What is sent over these does not arrive: what left over them lately goes again, over another path.
+    pub lost: Vec<PathId>,
+    /// How long packets are kept for that: the longest RTO of the paths. 0: not at all. us.
+    pub recall_us: u64,
+    /// The remote reports when packets came: IDs and times of those sent are wanted.
+    pub sampled: bool,
 }

@@ -101,6 +101,11 @@ impl World {
                     let i = self.line(id);
                     self.send(i);
                 }
+                // No striper here: any of them will do.
+                Choice::Striped => {
+                    let i = self.line(self.bond.plan().paths[0].id);
+                    self.send(i);
+                }
                 Choice::Copies => {
                     for p in self.bond.plan().clone().paths.iter() {
                         let i = self.line(p.id);
@@ -109,7 +114,6 @@ impl World {
                 }
                 Choice::Relay => self.relayed += 1,
                 Choice::Unbonded => assert!(self.arrived.is_empty(), "never again"),
-                other => panic!("{other:?}"),
             }
         }
     }
