@@ -156,6 +156,35 @@ impl Bond {
         self.log.iter()
     }
 
+    /// How many decisions there ever were.
+    pub fn decisions_total(&self) -> u64 {
+        self.log.total()
+    }
+
+    /// active-backup: the path in use, and since when, us.
+    pub fn active(&self) -> Option<(PathId, u64)> {
+        self.active.map(|id| (id, self.changed_us))
+    }
+
+    /// Flows that are on a path, of all shards.
+    pub fn flows(&mut self, id: PathId, count: u32) {
+        match self.paths.get_mut(id) {
+            Some(path) => path.flows = count,
+            None => self.counters.stale += 1,
+        }
+    }
+
+    /// Frames that left over a path, and their bytes.
+    pub fn sent(&mut self, id: PathId, packets: u64, bytes: u64) {
+        match self.paths.get_mut(id) {
+            Some(path) => {
+                path.sent_packets += packets;
+                path.sent_bytes += bytes;
+            }
+            None => self.counters.stale += 1,
+        }
+    }
+
     /// What was refused.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -183,6 +212,9 @@ impl Bond {
             tx: Tx::new(now.mono_us),
             rate: None,
             load: 0.0,
+            flows: 0,
+            sent_packets: 0,
+            sent_bytes: 0,
             reported: Window::default(),
             reported_us: None,
             inbound: 0,

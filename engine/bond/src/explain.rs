@@ -128,35 +128,83 @@ impl fmt::Display for Why {
     }
 }
 
+impl Reason {
+    /// What kind it is, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Reason::Learned(_) => "learned",
+            Reason::Forgotten(_) => "forgotten",
+            Reason::Answers { .. } => "answers",
+            Reason::Suspect { .. } => "suspect",
+            Reason::Cleared(_) => "cleared",
+            Reason::Down { .. } => "down",
+            Reason::LinkLost(_) => "link-lost",
+            Reason::Up { .. } => "up",
+            Reason::Held { .. } => "held",
+            Reason::Active { .. } => "active",
+            Reason::Members { .. } => "members",
+            Reason::Weights { .. } => "weights",
+            Reason::Relief { .. } => "relief",
+            Reason::AllSuspect => "all-suspect",
+            Reason::Relay => "relay",
+            Reason::Direct => "direct",
+            Reason::Yielded(_) => "yielded",
+        }
+    }
+
+    /// The path that it is about, or that is used from now on.
+    pub fn path(&self) -> Option<PathId> {
+        match *self {
+            Reason::Learned(p) | Reason::Forgotten(p) | Reason::Cleared(p) => Some(p),
+            Reason::LinkLost(p) | Reason::Yielded(p) => Some(p),
+            Reason::Answers { path, .. } | Reason::Suspect { path, .. } | Reason::Down { path, .. } => Some(path),
+            Reason::Up { path, .. } | Reason::Held { path, .. } | Reason::Weights { path, .. } => Some(path),
+            Reason::Active { to, .. } => to,
+            Reason::Relief { to, .. } => Some(to),
+            Reason::Members { .. } | Reason::AllSuspect | Reason::Relay | Reason::Direct => None,
+        }
+    }
+
+    /// In words, with paths as `name` calls them.
+    pub fn tell(&self, name: impl Fn(PathId) -> String) -> String {
+        let ms = |us: u64| us as f64 / 1000.0;
+        match *self {
+            Reason::Learned(p) => format!("path {}: learned", name(p)),
+            Reason::Forgotten(p) => format!("path {}: forgotten", name(p)),
+            Reason::Answers { path, rtt_us } => format!("path {}: answers in {:.1} ms", name(path), ms(rtt_us)),
+            Reason::Suspect { path, age_us, rto_us } => {
+                let (age, limit) = (ms(age_us), ms(rto_us));
+                format!("path {}: suspect, no answer for {age:.1} ms (limit {limit:.1} ms)", name(path))
+            }
+            Reason::Cleared(p) => format!("path {}: answers again", name(p)),
+            Reason::Down { path, probes, after_us } => {
+                format!("path {}: down, {probes} probes unanswered in {:.1} ms", name(path), ms(after_us))
+            }
+            Reason::LinkLost(p) => format!("path {}: down, its link is gone", name(p)),
+            Reason::Up { path, after_us } => format!("path {}: up after {:.1} s", name(path), ms(after_us) / 1000.0),
+            Reason::Held { path, penalty } => {
+                format!("path {}: held back, it fails too often ({penalty})", name(path))
+            }
+            Reason::Active { from, to, why } => {
+                let name = |p: Option<PathId>| p.map_or("none".to_owned(), &name);
+                format!("active path {} -> {}: {why}", name(from), name(to))
+            }
+            Reason::Members { before, now } => format!("{now} paths share the traffic, before {before}"),
+            Reason::Weights { path, share } => format!("path {}: {share} % of the traffic", name(path)),
+            Reason::Relief { from, to } => {
+                format!("path {} is full: a large flow goes to path {}", name(from), name(to))
+            }
+            Reason::AllSuspect => "all paths are suspect at once: the best is kept".to_owned(),
+            Reason::Relay => "no path works: relayed".to_owned(),
+            Reason::Direct => "a path works: not relayed any more".to_owned(),
+            Reason::Yielded(p) => format!("path {}: the remote prefers it", name(p)),
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let ms = |us: &u64| *us as f64 / 1000.0;
-        match self {
-            Reason::Learned(p) => write!(f, "path {p}: learned"),
-            Reason::Forgotten(p) => write!(f, "path {p}: forgotten"),
-            Reason::Answers { path, rtt_us } => write!(f, "path {path}: answers in {:.1} ms", ms(rtt_us)),
-            Reason::Suspect { path, age_us, rto_us } => {
-                write!(f, "path {path}: suspect, no answer for {:.1} ms (limit {:.1} ms)", ms(age_us), ms(rto_us))
-            }
-            Reason::Cleared(p) => write!(f, "path {p}: answers again"),
-            Reason::Down { path, probes, after_us } => {
-                write!(f, "path {path}: down, {probes} probes unanswered in {:.1} ms", ms(after_us))
-            }
-            Reason::LinkLost(p) => write!(f, "path {p}: down, its link is gone"),
-            Reason::Up { path, after_us } => write!(f, "path {path}: up after {:.1} s", ms(after_us) / 1000.0),
-            Reason::Held { path, penalty } => write!(f, "path {path}: held back, it fails too often ({penalty})"),
-            Reason::Active { from, to, why } => {
-                let name = |p: &Option<PathId>| p.map_or("none".to_owned(), |p| p.to_string());
-                write!(f, "active path {} -> {}: {why}", name(from), name(to))
-            }
-            Reason::Members { before, now } => write!(f, "{now} paths share the traffic, before {before}"),
-            Reason::Weights { path, share } => write!(f, "path {path}: {share} % of the traffic"),
-            Reason::Relief { from, to } => write!(f, "path {from} is full: a large flow goes to path {to}"),
-            Reason::AllSuspect => f.write_str("all paths are suspect at once: the best is kept"),
-            Reason::Relay => f.write_str("no path works: relayed"),
-            Reason::Direct => f.write_str("a path works: not relayed any more"),
-            Reason::Yielded(p) => write!(f, "path {p}: the remote prefers it"),
-        }
+        f.write_str(&self.tell(|p| p.to_string()))
     }
 }
 
@@ -194,5 +242,22 @@ impl DecisionLog {
     /// How many there ever were.
     pub fn total(&self) -> u64 {
         self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_is_told_in_words_and_by_kind_and_path() {
+        let path = |slot| PathId { slot, generation: 7 };
+        let reason = Reason::Active { from: Some(path(0)), to: Some(path(1)), why: Why::Failed };
+        assert_eq!(reason.to_string(), "active path 0.7 -> 1.7: the one before does not work");
+        assert_eq!((reason.kind(), reason.path()), ("active", Some(path(1))));
+        let named =
+            Reason::Suspect { path: path(1), age_us: 61_000, rto_us: 50_040 }.tell(|p| format!("eth{}", p.slot));
+        assert_eq!(named, "path eth1: suspect, no answer for 61.0 ms (limit 50.0 ms)");
+        assert_eq!((Reason::Relay.kind(), Reason::Relay.path()), ("relay", None));
     }
 }

@@ -51,6 +51,7 @@ pub mod rendezvous;
 pub mod seen;
 pub mod select;
 pub mod striper;
+pub mod trips;
 pub mod tx;
 
 mod bond;

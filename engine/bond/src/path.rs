@@ -57,6 +57,12 @@ pub struct BondPath {
     pub rate: Option<f64>,
     /// Sent lately, bytes/s.
     pub load: f64,
+    /// Flows on it, of all shards.
+    pub flows: u32,
+    /// Frames sent over it so far.
+    pub sent_packets: u64,
+    /// Their bytes on the wire.
+    pub sent_bytes: u64,
     /// Latency by the remote's timing reports, ms one way.
     pub reported: Window,
     /// Its last QOS_MEASUREMENT, us.

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use crate::limits::*;
+use crate::trips::{Summary, Trips};
 
 /// How far a path is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,11 @@ pub struct Tx {
     requests: u64,
     lost: u64,
     unknown: u64,
+    trips: Trips,
+    /// The last requests whose fate is known, the newest lowest: a set bit was lost.
+    fates: u128,
+    /// How many of these bits mean something.
+    known: u32,
 }
 
 impl Tx {
@@ -81,6 +87,9 @@ impl Tx {
             requests: 0,
             lost: 0,
             unknown: 0,
+            trips: Trips::default(),
+            fates: 0,
+            known: 0,
         }
     }
 
@@ -107,6 +116,21 @@ impl Tx {
     /// Share of requests that were lost.
     pub fn loss(&self) -> f64 {
         if self.requests == 0 { 0.0 } else { self.lost as f64 / self.requests as f64 }
+    }
+
+    /// The same of the last [`FATES_MAX`] whose fate is known.
+    pub fn recent_loss(&self) -> f64 {
+        if self.known == 0 { 0.0 } else { f64::from(self.fates.count_ones()) / f64::from(self.known) }
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The last round trips, in figures. None before the first.
+    pub fn round_trips(&self) -> Option<Summary> {
+        self.trips.summary()
     }
 
     /// Acknowledgements of nothing that we know.
@@ -169,8 +193,9 @@ impl Tx {
         };
         let sent = self.outstanding[at].1;
         // What was sent before it is lost, or overtaken; either way it says nothing about now.
-        self.lost += at as u64;
+        self.lose(at);
         self.outstanding.drain(..=at);
+        self.settle(false);
         let rtt = now.saturating_sub(sent);
         if rtt > LATENCY_MAX_US {
             return None;
@@ -182,6 +207,7 @@ impl Tx {
             self.srtt = (7 * self.srtt + rtt) / 8;
         }
         self.min_rtt = self.min_rtt.min(rtt);
+        self.trips.add(rtt as u32);
         self.last_ack = Some(now);
         self.proven = Some(self.proven.map_or(sent, |p| p.max(sent)));
         match self.state {
@@ -238,7 +264,7 @@ impl Tx {
                 // What takes this long is not worth waiting for; it must not fill the table.
                 while self.outstanding.front().is_some_and(|o| now.saturating_sub(o.1) > LATENCY_MAX_US) {
                     self.outstanding.pop_front();
-                    self.lost += 1;
+                    self.lose(1);
                 }
                 if self.state == TxState::Down && now.saturating_sub(self.first_ack) > UP_WITHIN_US.max(4 * self.srtt) {
                     self.acks = 0;
@@ -316,9 +342,19 @@ impl Tx {
             self.penalty = (self.penalty(now) + PENALTY).min(PENALTY_MAX);
             self.penalty_at = now;
         }
-        self.lost += self.outstanding.len() as u64;
+        self.lose(self.outstanding.len());
         self.outstanding.clear();
         self.enter(TxState::Down, now);
+    }
+
+    fn lose(&mut self, requests: usize) {
+        self.lost += requests as u64;
+        (0..requests).for_each(|_| self.settle(true));
+    }
+
+    fn settle(&mut self, lost: bool) {
+        self.fates = self.fates << 1 | u128::from(lost);
+        self.known = (self.known + 1).min(FATES_MAX);
     }
 
     fn enter(&mut self, state: TxState, now: u64) {
@@ -327,5 +363,31 @@ impl Tx {
         if state == TxState::Suspect {
             self.last_probe = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_loss_is_that_of_the_last_requests_and_not_of_all_time() {
+        let mut tx = Tx::new(0);
+        assert_eq!((tx.recent_loss(), tx.round_trips()), (0.0, None));
+        let mut send = |id: u64, answered: bool| {
+            let now = id * 20_000;
+            tx.requested(now, id, false);
+            if answered {
+                tx.acked(now + 10_000, id, 0);
+            }
+            (tx.loss(), tx.recent_loss())
+        };
+        // One of two is lost, which the next answer shows.
+        (0..256).for_each(|id| _ = send(id, id % 2 == 1));
+        assert_eq!(send(257, true).1, 0.5 - 1.0 / 128.0);
+        (258..500).for_each(|id| _ = send(id, true));
+        let (ever, lately) = send(500, true);
+        assert!(lately == 0.0 && ever > 0.2, "{ever} {lately}");
+        assert_eq!(tx.round_trips().map(|t| (t.p50, t.max, t.samples)), Some((10_000, 10_000, TRIPS_MAX)));
     }
 }
