@@ -329,6 +329,27 @@ fn user_messages_and_traces() {
 }
 
 #[test]
+fn what_hawsers_agree_on() {
+    let body = |what: u8, len: usize| [&PACT_KIND.to_be_bytes()[..], &[1, what], &vec![0x11; len]].concat();
+    fuzz(&[body(1, 10), body(2, 14), body(3, 32)], |bytes| {
+        let Some(message) = UserMessage::parse(bytes).ok().and_then(|m| PactMessage::parse(&m)) else { return };
+        let mut again = Vec::new();
+        message.write(&mut again);
+        let parsed = UserMessage::parse(&again).ok().and_then(|m| PactMessage::parse(&m));
+        assert_eq!((again.len(), parsed), (bytes.len(), Some(message)));
+    });
+    let frame = [&[0x45, 0, 0, 24][..], &[0; 20], &[1, 2, 3, 4]].concat();
+    fuzz(&[frame], |bytes| {
+        for ethertype in [0x0800, 0x86dd] {
+            if let Some((packet, mark)) = OrderMark::split(ethertype, bytes) {
+                assert!(OrderMark::fits(ethertype, packet));
+                assert_eq!([packet, &mark.to_bytes()[..]].concat(), bytes);
+            }
+        }
+    });
+}
+
+#[test]
 fn what_is_no_packet() {
     let greeting = b"\x17\x03\x03\x00\x04\x01\x0e\x00\x01\x17\x03\x03\x00\x0a\x04\x0a\x01\x02\x03\x27\x09abc".to_vec();
     fuzz(&[greeting], |bytes| {

@@ -105,6 +105,8 @@ pub struct ExtFrame<'a> {
 impl<'a> ExtFrame<'a> {
     /// Flag: an inline certificate follows.
     pub const INLINE_COM: u8 = 0x01;
+    /// Flags: an [`OrderMark`](super::OrderMark) follows the payload. To receivers it is a WATCH copy.
+    pub const MARKED: u8 = 0x06;
     /// Flag: the receiver shall answer OK.
     pub const ACK: u8 = 0x10;
     /// Bytes before the Ethernet payload, without a certificate.
@@ -123,6 +125,11 @@ impl<'a> ExtFrame<'a> {
     /// An answer is wanted.
     pub const fn wants_ack(&self) -> bool {
         self.flags & ExtFrame::ACK != 0
+    }
+
+    /// It may have an [`OrderMark`](super::OrderMark).
+    pub const fn is_marked(&self) -> bool {
+        self.flags & !ExtFrame::ACK == ExtFrame::MARKED
     }
 
     /// Why it was sent; none for a number that has no meaning.
