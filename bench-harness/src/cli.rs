@@ -40,6 +40,8 @@ pub enum Command {
     Stages(crate::ceiling::Options),
     /// What a stream loses while a root, an address, an interface or a NAT mapping goes away
     Failover(crate::failover::Options),
+    /// Several links as one: rates, failover, and how shares follow the links, over impaired lines
+    Bonding(crate::bonding::Options),
     /// Every pair of NAT routers: who goes direct and how soon, simulated and through the kernel's NAT
     Nat(crate::nat::Options),
     /// Makes one page of a saved result, and compares it with an older one
@@ -230,6 +232,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Ceilings(options) => crate::ceiling::run(options),
         Command::Stages(options) => crate::stages::run(options),
         Command::Failover(options) => crate::failover::run(options),
+        Command::Bonding(options) => crate::bonding::run(options),
         Command::PlainForwarder(_) | Command::Nat(_) | Command::Report(_) => Ok(()),
     }
 }

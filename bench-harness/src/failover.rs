@@ -114,13 +114,13 @@ pub struct Options {
 
 /// What became of one direction of the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct Direction {
-    sent: u64,
-    lost: u64,
-    duplicated: u64,
-    reordered: u64,
+pub(crate) struct Direction {
+    pub sent: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub reordered: u64,
     /// Longest time without an arrival after it happened, milliseconds.
-    gap_ms: f64,
+    pub gap_ms: f64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -146,10 +146,10 @@ struct Outcome {
 }
 
 /// What one end received: number and time since the start.
-type Arrivals = Vec<(u64, Duration)>;
+pub(crate) type Arrivals = Vec<(u64, Duration)>;
 
 /// It happened at `from`, and the last datagram was sent at `until`.
-fn judge(arrivals: &Arrivals, sent: u64, from: Duration, until: Duration) -> Direction {
+pub(crate) fn judge(arrivals: &Arrivals, sent: u64, from: Duration, until: Duration) -> Direction {
     let mut seen = vec![false; sent as usize];
     let mut d = Direction { sent, ..Direction::default() };
     let (mut highest, mut last) = (0, None::<Duration>);
@@ -175,7 +175,7 @@ fn judge(arrivals: &Arrivals, sent: u64, from: Duration, until: Duration) -> Dir
 }
 
 /// Sends a numbered datagram every millisecond until `done`.
-fn send(socket: &UdpSocket, to: SocketAddr, sent: &AtomicU64, done: &AtomicBool) {
+pub(crate) fn send(socket: &UdpSocket, to: SocketAddr, sent: &AtomicU64, done: &AtomicBool) {
     let (start, mut datagram) = (Instant::now(), [0; BYTES]);
     while !done.load(Ordering::Acquire) {
         let number = sent.load(Ordering::Relaxed);
@@ -190,7 +190,7 @@ fn send(socket: &UdpSocket, to: SocketAddr, sent: &AtomicU64, done: &AtomicBool)
     }
 }
 
-fn receive(socket: &UdpSocket, start: Instant, done: &AtomicBool) -> Arrivals {
+pub(crate) fn receive(socket: &UdpSocket, start: Instant, done: &AtomicBool) -> Arrivals {
     let (mut arrivals, mut datagram) = (Vec::new(), [0; BYTES + 1]);
     while !done.load(Ordering::Acquire) {
         if let Ok((len, _)) = socket.recv_from(&mut datagram)

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bonding;
 pub mod ceiling;
 pub mod cli;
 pub mod compare;

@@ -38,7 +38,11 @@ pub struct Bed {
 impl Bed {
     /// Builds the rig, starts the tunnel on it and waits until the hosts hear each other.
     pub fn start(tunnel: &dyn Tunnel, options: crate::rig::RigOptions) -> Result<Bed> {
-        let rig = Rig::new(options)?;
+        Bed::on(Rig::new(options)?, tunnel)
+    }
+
+    /// Starts the tunnel on a rig that is built already.
+    pub fn on(rig: Rig, tunnel: &dyn Tunnel) -> Result<Bed> {
         let running = tunnel.start(&rig)?;
         rig.wait_for_ping(START_LIMIT)?;
         Ok(Bed { running, rig })

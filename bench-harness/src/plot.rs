@@ -223,6 +223,29 @@ pub fn lines(lines: &[Line], x_name: &str, y_name: &str, logarithmic: bool) -> O
     })
 }
 
+/// An SVG of [`lines`] that says below itself which line is which, for where no page does.
+pub fn with_legend(svg: &str, lines: &[Line]) -> String {
+    const ROW: u32 = 24;
+    let from = svg.find("viewBox=\"0 0 ").map_or(0, |at| at + 13);
+    let to = svg[from..].find('"').map_or(from, |at| from + at);
+    let Some(height) = svg[from..to].split(' ').next_back().and_then(|h| h.parse::<u32>().ok()) else {
+        return svg.to_owned();
+    };
+    let mut rows = String::new();
+    for (line, y) in lines.iter().zip((height..).step_by(ROW as usize)) {
+        let label = line.label.replace('&', "&amp;").replace('<', "&lt;");
+        let width = if line.dashed { 1 } else { 3 };
+        rows += &format!(
+            "<line x1=\"64\" x2=\"104\" y1=\"{0}\" y2=\"{0}\" stroke=\"{1}\" stroke-width=\"{width}\"/>",
+            y + 10,
+            line.colour.css()
+        );
+        rows += &format!("<text x=\"114\" y=\"{}\" font-size=\"15\" fill=\"currentColor\">{label}</text>\n", y + 15);
+    }
+    let whole = format!("{WIDTH} {}", height + ROW * lines.len() as u32);
+    format!("{}{whole}{}", &svg[..from], &svg[to..]).replace("</svg>", &format!("{rows}</svg>"))
+}
+
 fn text(size: f64, opacity: f64, h_pos: HPos) -> TextStyle<'static> {
     let ink = INK.mix(opacity).to_backend_color();
     TextStyle { font: (FONT, size).into_font(), color: ink, pos: Pos::new(h_pos, VPos::Top) }

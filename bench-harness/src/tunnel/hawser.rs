@@ -53,6 +53,10 @@ pub struct Hawser {
     pub spin: u16,
     /// Its rules.
     pub rules: Rules,
+    /// More of `settings` in the local.conf of A and of B.
+    pub settings: [Value; 2],
+    /// More words for `hawser up` of A and of B.
+    pub up: [Vec<String>; 2],
     // Making an identity takes seconds of CPU time: all starts use the same three.
     homes: Rc<OnceCell<tempfile::TempDir>>,
 }
@@ -83,7 +87,17 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Hawser {
     /// One packet thread, the controller's own MTU, everything accepted.
     pub fn new(exe: PathBuf) -> Hawser {
-        Hawser { exe, shards: 1, mtu: None, suite: Suite::Aes, spin: 0, rules: Rules::Accept, homes: Rc::default() }
+        Hawser {
+            exe,
+            shards: 1,
+            mtu: None,
+            suite: Suite::Aes,
+            spin: 0,
+            rules: Rules::Accept,
+            settings: [Value::Null, Value::Null],
+            up: [vec![], vec![]],
+            homes: Rc::default(),
+        }
     }
 
     /// Its name, and how it differs from [`Hawser::new`].
@@ -129,6 +143,10 @@ impl Hawser {
         let mut conf = json!({"settings": {"interfacePrefixBlacklist": ["lan"]}});
         if self.suite == Suite::Salsa {
             conf["settings"]["suite"] = "salsa2012-poly1305".into();
+        }
+        let more = NAMES.iter().position(|known| *known == name).and_then(|i| self.settings.get(i)?.as_object());
+        for (key, value) in more.into_iter().flatten() {
+            conf["settings"][key] = value.clone();
         }
         std::fs::write(home.join("local.conf"), conf.to_string()).doing("write local.conf")?;
         Ok(home)
@@ -195,9 +213,12 @@ impl Tunnel for Hawser {
             let cores: &[usize] = if enough { &site.cores } else { &[] };
             let first = if enough && site.cores != rig.sites[1 - i].cores { 0 } else { i }.to_string();
             let (exe, spin) = (&self.exe, self.spin.to_string());
-            let all = ["--shards", &shards, "--first-core", &first, "--spin", &spin];
-            let words = if self.spin > 0 { &all[..] } else { &all[..4] };
-            let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, words))?;
+            let mut words = vec!["--shards", &shards, "--first-core", &first];
+            if self.spin > 0 {
+                words.extend(["--spin", &spin]);
+            }
+            words.extend(self.up[i].iter().map(String::as_str));
+            let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, &words))?;
             let config = json!({"authorized": true, "ipAssignments": [OVERLAY[i]]}).to_string();
             root.cli(&["controller", "member", "set", &network, &daemon.address()?, "--config", &config])?;
             daemon.join(&network, JOIN_LIMIT)?;
@@ -222,6 +243,15 @@ impl Running for Pair {
 
     fn overlay(&self) -> [IpAddr; 2] {
         OVERLAY.map(|ip| ip.parse().expect("an address of the rig"))
+    }
+
+    fn direct_paths(&self) -> Option<[usize; 2]> {
+        let of = |i: usize| self.gateways[i].direct_paths(&self.gateways[1 - i].address().ok()?).ok();
+        Some([of(0)?.len(), of(1)?.len()])
+    }
+
+    fn ask(&self, site: usize, words: &[&str]) -> Option<Value> {
+        self.gateways[site].cli(words).ok()
     }
 
     fn counters(&self) -> Option<[Value; 2]> {

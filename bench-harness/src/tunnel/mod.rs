@@ -44,6 +44,16 @@ pub trait Running {
     /// Addresses of the two gateways inside the tunnel.
     fn overlay(&self) -> [IpAddr; 2];
 
+    /// How many direct paths A has to B, and B to A, if it tells.
+    fn direct_paths(&self) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// What the daemon of A (0) or B (1) answers to these words of its command line, if it can be asked.
+    fn ask(&self, _site: usize, _words: &[&str]) -> Option<Value> {
+        None
+    }
+
     /// What each daemon counted so far, if it tells: a JSON object of objects of numbers.
     fn counters(&self) -> Option<[Value; 2]> {
         None
