@@ -36,6 +36,7 @@
 
 pub mod compat;
 pub mod config;
+pub mod delivery;
 pub mod explain;
 pub mod fair_queue;
 pub mod flow_table;
@@ -43,6 +44,7 @@ pub mod inner;
 pub mod limits;
 pub mod model;
 pub mod negotiation;
+pub mod pact;
 pub mod path;
 pub mod plan;
 pub mod qos;

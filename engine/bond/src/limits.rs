@@ -179,3 +179,39 @@ pub const FATES_MAX: u32 = 128;
 
 /// Decisions that a bond remembers. ours.
 pub const DECISIONS_MAX: usize = 64;
+
+// Agreeing with another Hawser. ours.
+
+/// The second offer comes this long after the first if that is not answered, the next after twice as long. ms.
+pub const PACT_GAP_FIRST_MS: u64 = 2_000;
+/// But never later than this. ms.
+pub const PACT_GAP_MAX_MS: u64 = 300_000;
+/// An agreement is renewed after this long. ms.
+pub const PACT_RENEW_MS: u64 = 60_000;
+/// The sender reckons with it for this long from when the offer left. ms.
+pub const PACT_HELD_MS: u64 = 180_000;
+/// The receiver keeps it for this long from when the offer came. ms.
+pub const PACT_GIVEN_MS: u64 = 300_000;
+/// An answer to an offer older than this has no effect. ms.
+pub const PACT_ANSWER_MS: u64 = 10_000;
+/// Who gets marks that it did not agree to says so this often at most. ms.
+pub const PACT_STRAY_MS: u64 = 1_000;
+/// Offers to one peer in any minute.
+pub const PACT_OFFERS_PER_MINUTE: usize = 6;
+/// Answers to one peer in any minute.
+pub const PACT_ANSWERS_PER_MINUTE: usize = 12;
+
+// What the receiver reports of one path. ours.
+
+/// Between two notes of what was sent. us.
+pub const DELIVERY_GAP_US: u64 = 5_000;
+/// Such notes: more than a second under load.
+pub const DELIVERY_SENT_MAX: usize = 256;
+/// Figures are of at least this long. us.
+pub const DELIVERY_WINDOW_US: u64 = 100_000;
+/// And of as many packets, if they come within the next.
+pub const DELIVERY_PACKETS_MIN: u64 = 64;
+/// What was reported counts for this long. us.
+pub const DELIVERY_FRESH_US: u64 = 3_000_000;
+/// Share of a new figure that is believed.
+pub const DELIVERY_GAIN: f64 = 0.25;
