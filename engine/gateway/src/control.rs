@@ -637,6 +637,7 @@ impl Control {
                 node.handle_activity(now, &activity);
                 let arrivals: Vec<node::Arrival> = seen.arrivals.iter().map(node_arrival).collect();
                 node.handle_arrivals(now, &arrivals);
+                node.handle_bonds(now, &seen.bonds);
             }
             FromShard::Narrow { socket, remote, bytes } => self.narrow(now, socket, remote, bytes),
             FromShard::SendFailed { socket, remote, bytes, error } => {
@@ -645,7 +646,7 @@ impl Control {
                 match error.raw_os_error() {
                     Some(nix::libc::EMSGSIZE) => self.narrow(now, socket, remote, bytes),
                     // No route, a firewall of our own, a device that is down: the way is looked into at once.
-                    _ => self.p.node.handle_send_refused(node_socket(socket), remote),
+                    _ => self.p.node.handle_send_refused(now, node_socket(socket), remote),
                 }
             }
             FromShard::SocketGone { socket, error: None, .. } => trace!(socket = socket.0, "socket closed"),

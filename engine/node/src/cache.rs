@@ -172,6 +172,7 @@ impl Node {
         self.proofs.forget(address);
         self.watched.remove(&address);
         self.reports.forget(address);
+        self.bond_gone(address);
         self.plan_peer(now, address);
     }
 }

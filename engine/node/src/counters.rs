@@ -162,7 +162,7 @@ numbers! {
         error_gated;
         /// ERRORs received, of whatever kind.
         errors_received;
-        /// ACK and PATH_NEGOTIATION_REQUEST, which mean nothing without bonding.
+        /// ACK, and PATH_NEGOTIATION_REQUEST of peers with whom no path is negotiated.
         bonding_ignored;
         /// QOS_MEASUREMENT from peers that bond.
         qos_received;
@@ -176,6 +176,30 @@ numbers! {
         qos_unreported;
         /// Peers that bond and paths of theirs that get no reports: too many.
         qos_full;
+        /// Bonds of our own begun.
+        bonds_made;
+        /// Bonds of our own ended.
+        bonds_ended;
+        /// Peers that we would bond with: too many.
+        bonds_full;
+        /// Probes of paths of our bonds.
+        bond_probes;
+        /// Probes wanted and not sent: the remote would not have answered one more.
+        bond_probes_held;
+        /// HELLOs that looked for further paths of bonded peers.
+        bond_searches;
+        /// Acknowledgements of frames handed on to the shards.
+        bond_acks;
+        /// The same, dropped because there were too many.
+        bond_acks_over_rate;
+        /// What shards saw of bonds that had ended.
+        bond_seen_late;
+        /// Frames copied by a bond over further paths.
+        bond_copies;
+        /// PATH_NEGOTIATION_REQUEST sent.
+        negotiations_sent;
+        /// PATH_NEGOTIATION_REQUEST that a bond heard.
+        negotiations_received;
         /// Verbs that nobody has assigned.
         unassigned_verbs;
         /// REMOTE_TRACE received.
@@ -270,5 +294,9 @@ numbers! {
         bonded_peers;
         /// Their paths.
         reported_paths;
+        /// Bonds of our own.
+        bonds;
+        /// Their paths.
+        bond_paths;
     }
 }

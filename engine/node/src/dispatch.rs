@@ -2,7 +2,7 @@
 //! have rooms of their own. Afterwards the peer-received hook runs for what counts as received.
 // spec: wire, "Who may send what"
 
-use wire::message::{Ack, ConfigRequest, ErrorCode, ErrorMessage, InRe, PathNegotiation, RemoteTrace};
+use wire::message::{Ack, ConfigRequest, ErrorCode, ErrorMessage, InRe, RemoteTrace};
 use wire::message::{OkMessage, OkWhois, UserMessage, Whois};
 use wire::{Address, Malformed, Now, Verb};
 
@@ -68,7 +68,7 @@ impl Node {
             Verb::RemoteTrace => self.remote_trace(payload),
             Verb::Ack => self.bonding(Ack::parse(payload).map(|_| ())),
             Verb::QosMeasurement => self.qos_measurement(now, arrival, from, id, payload),
-            Verb::PathNegotiationRequest => self.bonding(PathNegotiation::parse(payload).map(|_| ())),
+            Verb::PathNegotiationRequest => self.path_negotiation(now, arrival, from, id, payload),
         };
         match handled {
             Ok(Heard { heard: false, .. }) => {}

@@ -26,10 +26,10 @@ const HELLO_ANSWERS: Rate = Rate::per_second(HELLO_ANSWERS_PER_PEER_PER_S);
 impl Node {
     /// Introduces us to `to` at an endpoint; without a socket from all links.
     pub(crate) fn send_hello(&mut self, now: Now, to: Address, socket: Option<LocalSocketId>, remote: SocketAddr) {
-        self.send_hello_over(now, to, socket, remote, false);
+        let _ = self.send_hello_over(now, to, socket, remote, false);
     }
 
-    /// The same; `relayed` if the endpoint is not that of `to` but of a relay.
+    /// The same; `relayed` if the endpoint is not that of `to` but of a relay. Its ID on the wire.
     pub(crate) fn send_hello_over(
         &mut self,
         now: Now,
@@ -37,8 +37,8 @@ impl Node {
         socket: Option<LocalSocketId>,
         remote: SocketAddr,
         relayed: bool,
-    ) {
-        let Some(keys) = self.peers.get(to).map(|p| p.keys.clone()) else { return };
+    ) -> Option<u64> {
+        let keys = self.peers.get(to)?.keys.clone();
         let id = self.random_id();
         let mut bytes = packet::head(id, to, self.address(), Verb::Hello as u8);
         let hello = Hello {
@@ -60,6 +60,7 @@ impl Node {
             self.expectations.register(id, Verb::Hello, to, socket, own, None, now);
         }
         self.touch(to, socket, remote, now.ms());
+        sent
     }
 
     /// A HELLO in clear: self-contained, from anybody.

@@ -152,6 +152,7 @@ impl Node {
         if new.is_empty() {
             return;
         }
+        self.bonds_have_new_socket(now);
         let reached = |(u, _): (Address, _)| self.peers.get(u).is_some_and(|p| !p.slots.is_empty());
         if !self.roots.upstreams().any(reached) {
             self.timers.next_ping_ms = now.ms(); // which greets them from all sockets
@@ -206,6 +207,9 @@ impl Node {
             self.network_activity(now, a.peer);
         }
         if a.rx_packets > 0 {
+            if a.hops0 {
+                self.bond_heard(now, a.peer, &path, a.rx_packets);
+            }
             let heard = crate::dispatch::Heard { heard: true, trust: a.nontrivial, proves_path: false };
             self.received(now, &arrival, a.peer, a.nontrivial.then_some(wire::Verb::Frame), heard);
         }

@@ -101,7 +101,7 @@ impl Node {
 
     /// A frame went to `peer` over its own path: if it has no lanes yet, it gets them.
     pub(crate) fn want_lanes(&mut self, now: Now, peer: Address) {
-        if self.lanes.sockets.is_empty() || self.lanes.peers.contains_key(&peer) {
+        if self.lanes.sockets.is_empty() || self.lanes.peers.contains_key(&peer) || self.bonds.contains(peer) {
             return;
         }
         let Some(beside) = self.lane_path(now, peer) else { return };
@@ -127,7 +127,7 @@ impl Node {
     fn lane_path(&self, now: Now, address: Address) -> Option<Path> {
         let now_ms = now.ms();
         let peer = self.peers.get(address)?;
-        let busy = peer.last_frame_out.within(LANE_IDLE_MS, now_ms);
+        let busy = peer.last_frame_out.within(LANE_IDLE_MS, now_ms) && !self.bonds.contains(address);
         let way =
             self.way(address, now_ms).filter(|way| busy && way.owner == address && tolerates_lanes(peer.version))?;
         // Frames over a trusted path do not come from shards.

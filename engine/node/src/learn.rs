@@ -8,6 +8,7 @@ use wire::endpoint::{self, Scope};
 use wire::{Address, Now, Verb};
 
 use crate::Node;
+use crate::bonds::BondWay;
 use crate::dispatch::Heard;
 use crate::gate::{Rate, Stamp};
 use crate::io::Event;
@@ -38,7 +39,11 @@ impl Node {
         }
         let (trusted, upstream) = (peer.trusted(now_ms), peer.upstream);
         self.watch_arrival(now, arrival, from, verb);
+        if verb.is_some_and(is_nontrivial) {
+            self.want_bond(now, from);
+        }
         if arrival.direct() {
+            self.bond_heard(now, from, &arrival.path, 0);
             self.heard_directly(now, arrival, from, verb == Some(Verb::Ok), heard.proves_path);
         }
         if trusted {
@@ -127,8 +132,15 @@ impl Node {
     /// The paths of a peer changed, or how good they are: tell the shards, the operator, and what waits.
     pub(crate) fn path_changed(&mut self, now: Now, of: Address) {
         let now_ms = now.ms();
+        self.bond_paths(now, of);
+        let way = match self.bonds.way(of) {
+            Some(BondWay::Path(path)) => Some(Some(path)),
+            Some(BondWay::Relay) => Some(None),
+            None => None,
+        };
         let Some(peer) = self.peers.get_mut(of) else { return };
-        let best = peer.best_slot(now_ms).filter(|s| !s.watch.suspect).map(|s| s.path);
+        let best = || peer.best_slot(now_ms).filter(|s| !s.watch.suspect).map(|s| s.path);
+        let best = way.unwrap_or_else(best);
         let upstream = peer.upstream;
         let news = match best {
             Some(Path { socket, remote }) if !peer.announced_direct => {

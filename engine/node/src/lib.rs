@@ -47,6 +47,7 @@
 //! ```
 
 mod around;
+mod bonds;
 mod cache;
 mod counters;
 mod dispatch;
@@ -97,6 +98,7 @@ use rand::{Rng, SeedableRng};
 use wire::fragment::Reassembler;
 use wire::{Address, Now, Prefix, SecretIdentity};
 
+pub use bonds::BondError;
 pub use counters::{Counters, Gauges};
 pub use io::{
     Activity, Arrival, Bonding, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus,
@@ -144,6 +146,7 @@ pub struct Node {
     authorised: members::Authorised,
     lanes: lanes::Lanes,
     reports: qos::Reports,
+    bonds: bonds::Bonds,
     plan: plan::Plan,
     narrowed: narrow::Narrowed,
     timers: timers::Timers,
@@ -161,6 +164,7 @@ impl Node {
         let endpoint_turn = rng.next_u32() as usize;
         let reassembler = Reassembler::new(rng.next_u64());
         Node {
+            bonds: bonds::Bonds::new(settings.bonding.in_use()),
             settings,
             sockets: BTreeMap::new(),
             mapped: BTreeMap::new(),
@@ -217,7 +221,8 @@ impl Node {
         let watch = (!self.watched.is_empty()).then_some(self.timers.next_watch_ms);
         let probe = self.rendezvous.next_probe_ms();
         let spread = self.spreads.next_ms();
-        let sometimes = [ping, watch, probe, spread, self.next_warm_ms(), self.reports.next_ms()].into_iter().flatten();
+        let sometimes = [ping, watch, probe, spread, self.next_warm_ms(), self.reports.next_ms(), self.bonds.next_ms()];
+        let sometimes = sometimes.into_iter().flatten();
         sometimes.chain([self.timers.next_tick_ms, self.networks.poll_timeout()]).min()
     }
 
@@ -239,6 +244,7 @@ impl Node {
         let [rendezvous_held, timed_probes, rendezvous_peers] = self.rendezvous.sizes();
         let [spread_peers, spread_sockets] = self.spreads.sizes();
         let [bonded_peers, reported_paths] = self.reports.sizes();
+        let [bonds, bond_paths] = self.bonds.sizes();
         Gauges {
             peers: self.peers.len(),
             cached_peers: self.cache.len(),
@@ -269,6 +275,8 @@ impl Node {
             lane_peers: self.lanes.peers(),
             bonded_peers,
             reported_paths,
+            bonds,
+            bond_paths,
         }
     }
 
@@ -290,6 +298,7 @@ impl Node {
     /// Changes the operator's settings. Learned paths stay, as in ZeroTierOne.
     pub fn set_settings(&mut self, now: Now, settings: Settings) {
         self.settings = settings;
+        self.bonds_configured(now);
         self.plan_all(now);
     }
 

@@ -369,6 +369,41 @@ pub const QOS_PEERS_MAX: usize = 1_024;
 /// Their paths that get reports; four for each of as many peers. ours.
 pub const QOS_PATHS_MAX: usize = 4_096;
 
+// Our own bonds. // spec: bonding, "A better bond on the same wire"
+
+/// Peers that we bond with at a time. ours.
+pub const BONDS_MAX: usize = 4_096;
+/// A bond that is due is not called sooner again. us, ours.
+pub const BOND_TICK_US: u64 = 5_000;
+/// Data went to the peer within this time: its bond is looked at every [`BOND_LOOK_US`]. us, ours.
+pub const BOND_BUSY_US: u64 = 2_000_000;
+/// See [`BOND_BUSY_US`]: rates and loads follow no sooner. us, spec.
+pub const BOND_LOOK_US: u64 = 60_000;
+/// Load is measured over at least this long. us, ours.
+pub const BOND_LOAD_US: u64 = 100_000;
+/// Between two ECHOs over one path: the gate of who answers, and something for packets that catch up. us, spec and ours.
+pub const BOND_ECHO_GAP_US: u64 = (ECHO_GATE_MS + 14) * 1000;
+/// The same, over all paths, for peers that answer few of them. ms, spec and ours.
+pub const BOND_ECHO_GAP_SLOW_MS: u64 = 1_020;
+/// Between two frames without content over one path: 50 per second. us, spec.
+pub const BOND_FRAME_GAP_US: u64 = 20_000;
+/// Between two HELLOs as probes of one path. us, spec.
+pub const BOND_HELLO_GAP_US: u64 = 500_000;
+/// Data that the node sends itself asks for acknowledgement this often per path. us, spec "2 to 10 ms".
+pub const BOND_ASK_GAP_US: u64 = 5_000;
+/// Whether frames are acknowledged is tried again after this long. us, ours.
+pub const BOND_TRIAL_US: u64 = 5_000_000;
+/// So many frames without acknowledgement, while the path is answered otherwise: the remote gives none. ours.
+pub const BOND_UNANSWERED_MAX: u32 = 16;
+/// Acknowledgements of frames of the shards that are handed on, per peer; one per 2 ms for each of 16 paths. 1/s, ours.
+pub const BOND_ACKS_PER_S: u32 = 8_000;
+/// Endpoints at which a bonded peer may be met. ours.
+pub const BOND_REMOTES_MAX: usize = 16;
+/// When all of them are tried by all links after news; later the full HELLOs do. ms after the round before, ours.
+pub const BOND_SEARCH_MS: [u64; 4] = [1_000, 2_000, 4_000, 8_000];
+/// Paths tried in one round. ours.
+pub const BOND_SEARCH_MAX: usize = 32;
+
 // Networks.
 
 /// Networks hear of frames that shards carry this often per peer. ms, ours.

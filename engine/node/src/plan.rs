@@ -41,6 +41,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The shards know this peer.
+    pub(crate) fn has(&self, peer: Address) -> bool {
+        self.peers.contains_key(&peer)
+    }
+
     /// The networks whose gate `peer` passes.
     pub(crate) fn networks_of(&self, peer: Address) -> Vec<NetworkId> {
         self.members.get(&peer).into_iter().flatten().copied().collect()
@@ -98,7 +103,7 @@ impl Node {
         self.warm_up(now, address);
         let present = self.planned(now, address);
         if self.plan.peers.get(&address) == present.as_ref() {
-            return;
+            return self.plan_bond(now, address);
         }
         let change = match present {
             Some(planned) => {
@@ -112,6 +117,7 @@ impl Node {
             }
         };
         self.output(Output::Plan(change));
+        self.plan_bond(now, address);
     }
 
     /// Tells what became of all peers: time alone changes routes.
@@ -136,7 +142,10 @@ impl Node {
             mtu: self.mtu(way.path.remote.ip()) as u16,
             direct: way.owner == address,
         });
-        let lanes = way.map(|way| self.lanes.proven(address, &way.path)).unwrap_or_default();
+        let lanes = way
+            .filter(|_| !self.bonds.contains(address))
+            .map(|way| self.lanes.proven(address, &way.path))
+            .unwrap_or_default();
         let usable = peer.slots.iter().filter(|s| !s.expired(now.ms()));
         let paths = usable.map(|s| (s.path.socket, s.path.remote)).collect();
         let (suite, bonded) = (peer.suite(&self.settings), self.reports.is_bonded(address));

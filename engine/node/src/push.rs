@@ -149,7 +149,9 @@ impl Node {
                 self.counters.push_stranger += 1;
                 continue;
             }
-            if (!redirect && peer.slots.iter().any(known)) || !self.acceptable(from, endpoint) {
+            let known = !redirect && peer.slots.iter().any(known);
+            self.bond_told(now, from, endpoint);
+            if known || !self.acceptable(from, endpoint) {
                 continue;
             }
             let of_class = classes.entry(class(endpoint)).or_default();

@@ -22,12 +22,18 @@ impl Node {
         let socket = arrival.lane.unwrap_or(socket);
         let matched = self.expectations.matched(id, ok.in_re.verb, from, socket, remote, now.ms());
         let Some(matched) = matched else {
+            if ok.in_re.verb == Verb::ExtFrame as u8 && self.hand_ack_on(now, from, id) {
+                return Ok(Heard::NO);
+            }
             self.counters.reply_unexpected += 1;
             return Ok(Heard::NO);
         };
         let mut heard = Heard { proves_path: matched.proves_path && arrival.direct(), ..Heard::YES };
         match matched.verb {
-            Verb::Hello => self.ok_hello(now, arrival, from, &matched, ok.body)?,
+            Verb::Hello => {
+                self.ok_hello(now, arrival, from, &matched, ok.body)?;
+                self.bond_answered(now, from, id);
+            }
             Verb::Echo => {
                 if matched.cookie.is_some_and(|cookie| cookie != ok.body) {
                     self.counters.reply_unexpected += 1;
@@ -40,6 +46,11 @@ impl Node {
                     return Ok(Heard::NO); // says nothing of the path beside it
                 }
                 self.measure(now, arrival, from, &matched);
+                self.bond_answered(now, from, id);
+            }
+            Verb::ExtFrame => {
+                heard.trust = self.network_ok(now, arrival, from, Verb::ExtFrame, id, ok.body);
+                self.bond_frame_acked(now, from, id);
             }
             Verb::NetworkConfig => {} // a configuration that we pushed has arrived
             Verb::Whois => self.ok_whois(now, from, ok.body)?,

@@ -8,6 +8,7 @@ use wire::fragment::{datagrams_needed, split};
 use wire::packet::{self, MAX_FRAGMENTS, MAX_PACKET, Packet};
 use wire::{Address, Now, Suite, Verb, compress};
 
+use crate::bonds::BondWay;
 use crate::io::{LocalSocketId, Output};
 use crate::path::Path;
 use crate::waiting::Message;
@@ -41,7 +42,11 @@ impl Node {
     pub(crate) fn way(&self, to: Address, now_ms: u64) -> Option<Way> {
         let peer = self.peers.get(to)?;
         let own = |path| Way { path, owner: to };
-        let direct = peer.best_slot(now_ms);
+        let direct = match self.bonds.way(to) {
+            Some(BondWay::Path(path)) => return Some(own(path)),
+            Some(BondWay::Relay) => None,
+            None => peer.best_slot(now_ms),
+        };
         if let Some(slot) = direct
             && (!slot.watch.suspect || peer.upstream)
         {
@@ -88,12 +93,18 @@ impl Node {
     fn transmit(&mut self, now: Now, to: Address, way: Way, message: &Message) {
         // spec: wire, "Which suite the reference sends": the queueing sender uses trusted paths
         let trusted = self.settings.trusted_path_to(way.path.remote.ip());
-        let Some(packet) = self.build(to, message.verb, &message.payload, message.compress) else { return };
         let frame = matches!(message.verb, Verb::Frame | Verb::ExtFrame | Verb::MulticastFrame);
+        if frame && trusted.is_none() && way.owner == to && self.bonds.contains(to) {
+            return self.transmit_bonded(now, to, way, message);
+        }
+        let Some(packet) = self.build(to, message.verb, &message.payload, message.compress) else { return };
         let second = if frame && trusted.is_none() { self.second_way(now, to, &way) } else { None };
         let id = match second {
             None => self.seal_and_emit(to, packet, Some(way.path.socket), way.path.remote, trusted, None),
-            Some(second) => self.seal_and_emit_twice(to, packet, [way.path, second]),
+            Some(second) => {
+                self.counters.warm_up_copies += 1;
+                self.seal_and_emit_copies(to, packet, &[way.path, second])
+            }
         };
         if let Some(id) = id.filter(|_| message.expect_reply) {
             let own = (way.owner == to).then_some(way.path.remote);
@@ -161,6 +172,7 @@ impl Node {
     ) {
         let payload = cookie.as_ref().map_or(&[][..], |c| &c[..]);
         if let Some(id) = self.send_straight(now, to, socket, remote, Verb::Echo, payload, false) {
+            self.bond_echo_sent(now, to, socket, remote, id);
             self.expectations.register(id, Verb::Echo, to, socket, Some(remote), cookie, now);
         }
     }
@@ -214,14 +226,13 @@ impl Node {
         Some(id)
     }
 
-    /// The same over two paths: one packet with one ID, cut for the narrower of them.
-    fn seal_and_emit_twice(&mut self, to: Address, bytes: Vec<u8>, paths: [Path; 2]) -> Option<u64> {
-        let mtu = paths.map(|path| self.mtu(path.remote.ip())).into_iter().min()?;
+    /// The same over several paths: one packet with one ID, cut for the narrowest of them.
+    pub(crate) fn seal_and_emit_copies(&mut self, to: Address, bytes: Vec<u8>, paths: &[Path]) -> Option<u64> {
+        let mtu = paths.iter().map(|path| self.mtu(path.remote.ip())).min()?;
         let (id, bytes) = self.seal(to, bytes, mtu, None, None)?;
         for Path { socket, remote } in paths {
-            self.emit_packet(&bytes, mtu, Some(socket), remote);
+            self.emit_packet(&bytes, mtu, Some(*socket), *remote);
         }
-        self.counters.warm_up_copies += 1;
         Some(id)
     }
 

@@ -145,6 +145,11 @@ impl Spreads {
         self.is_adopted(socket) || self.active.iter().any(|s| s.sockets.contains(&socket))
     }
 
+    /// The socket beside which a kept one was opened.
+    pub(crate) fn beside(&self, socket: LocalSocketId) -> Option<LocalSocketId> {
+        self.adopted.get(&socket).map(|a| a.beside)
+    }
+
     pub(crate) fn is_adopted(&self, socket: LocalSocketId) -> bool {
         self.adopted.contains_key(&socket)
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use wire::{Address, Now};
 
 use crate::Node;
+use crate::bonds::BondWay;
 use crate::gate::Stamp;
 use crate::io::{LocalSocketId, Mapping, NatStatus, PathStatus, PeerStatus, Relayed, Socket};
 use crate::limits::*;
@@ -20,7 +21,11 @@ impl Node {
 
     fn peer_status(&self, now: Now, address: Address, peer: &Peer, symmetric: bool) -> PeerStatus {
         let now_ms = now.ms();
-        let preferred = peer.best_slot(now_ms).map(|s| s.path);
+        let preferred = match self.bonds.way(address) {
+            Some(BondWay::Path(path)) => Some(path),
+            Some(BondWay::Relay) => None,
+            None => peer.best_slot(now_ms).map(|s| s.path),
+        };
         let since = |stamp: Stamp| stamp.get().map(|at| now_ms.saturating_sub(at));
         let paths = peer.slots.iter().map(|s| PathStatus {
             socket: s.path.socket,

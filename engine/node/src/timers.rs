@@ -48,6 +48,7 @@ impl Node {
         self.end_warm_ups(now);
         self.spread_step(now);
         self.send_reports(now);
+        self.bonds_step(now);
         if now_ms >= self.timers.next_watch_ms && !self.watched.is_empty() {
             self.watch_tick(now);
         }
@@ -114,5 +115,6 @@ impl Node {
         self.introductions.expire(now_ms);
         self.authorised.expire(now_ms);
         self.expire_reports(now);
+        self.expire_bonds(now);
     }
 }

@@ -26,7 +26,7 @@ impl Node {
     /// The way to a peer may have changed: a direct path that is another one than before is warmed up.
     pub(crate) fn warm_up(&mut self, now: Now, address: Address) {
         let wanted = self.settings.warm_up;
-        if wanted.is_off() || !self.plan.members.contains_key(&address) {
+        if wanted.is_off() || !self.plan.members.contains_key(&address) || self.bonds.contains(address) {
             return;
         }
         let path = self.way(address, now.ms()).filter(|w| w.owner == address).map(|w| w.path);
@@ -55,7 +55,7 @@ impl Node {
     }
 
     /// The way over the relay, beside the direct one.
-    fn relay_beside(&self, address: Address, now_ms: u64) -> Option<Path> {
+    pub(crate) fn relay_beside(&self, address: Address, now_ms: u64) -> Option<Path> {
         let upstream = self.roots.best().filter(|&u| u != address)?;
         self.peers.get(upstream)?.best_slot(now_ms).map(|slot| slot.path)
     }

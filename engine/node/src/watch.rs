@@ -25,7 +25,8 @@ enum Look {
 impl Node {
     /// A frame went to `peer`, or over one of its paths.
     pub(crate) fn watch(&mut self, now: Now, peer: Address) {
-        if !self.settings.fast_failover || self.watched.contains(&peer) {
+        // Who has a bond has somebody else to look after its paths.
+        if !self.settings.fast_failover || self.watched.contains(&peer) || self.bonds.contains(peer) {
             return;
         }
         if self.watched.len() >= WATCHED_MAX {
@@ -61,7 +62,7 @@ impl Node {
     /// False if no frames go there any more. `refused`: paths over which the kernel did not send of late.
     fn watch_peer(&mut self, now: Now, address: Address, refused: &BTreeSet<Path>) -> bool {
         let now_ms = now.ms();
-        let Some(peer) = self.peers.get_mut(address) else { return false };
+        let Some(peer) = self.peers.get_mut(address).filter(|_| !self.bonds.contains(address)) else { return false };
         let busy = peer.last_frame_out.within(TRAFFIC_WINDOW_MS, now_ms);
         let slow_echo = crate::peer::answers_echo_slowly(peer.version);
         let may_echo = !slow_echo || !peer.last_echo_out.within(WATCH_PROBE_SLOW_MS, now_ms);
@@ -113,7 +114,7 @@ impl Node {
             }
         }
         let frame = verb.is_some_and(crate::learn::is_nontrivial);
-        let Some(peer) = self.peers.get_mut(from) else { return };
+        let Some(peer) = self.peers.get_mut(from).filter(|_| !self.bonds.contains(from)) else { return };
         let carries = |s: &&mut Slot| s.last_frame_out.within(WATCH_PROBE_MS, now_ms) && s.alive(now_ms);
         let Some(slot) = peer.slots.iter_mut().filter(carries).max_by_key(|s| s.last_frame_out.get()) else { return };
         let here = arrival.direct() && slot.path == arrival.path;
@@ -124,7 +125,8 @@ impl Node {
     }
 
     /// The kernel would not send a datagram there: no route, say. There may be as many of these as of datagrams.
-    pub fn handle_send_refused(&mut self, socket: LocalSocketId, remote: SocketAddr) {
+    pub fn handle_send_refused(&mut self, now: Now, socket: LocalSocketId, remote: SocketAddr) {
+        self.bond_path_lost(now, &Path { socket, remote });
         if self.settings.fast_failover && !self.watched.is_empty() && self.refused.len() < WATCHED_MAX {
             self.refused.insert(Path { socket, remote });
         }
@@ -173,7 +175,7 @@ mod tests {
         let (mut node, now) = (crate::tests::node(), Now::at_ms(1000));
         let refuse = |node: &mut Node, paths: u64| {
             let remote = "192.0.2.1:9993".parse().unwrap();
-            (0..paths).for_each(|n| node.handle_send_refused(LocalSocketId(n % 10_000), remote));
+            (0..paths).for_each(|n| node.handle_send_refused(now, LocalSocketId(n % 10_000), remote));
             node.refused.len()
         };
         assert_eq!(refuse(&mut node, 3), 0, "nobody is watched");

@@ -314,7 +314,7 @@ fn a_send_that_the_kernel_refuses_has_the_path_probed_at_once() {
     let (mut b, p) = busy();
     b.silence(p);
     let start = b.ms();
-    b.node.handle_send_refused(LocalSocketId(5), addr(AT_P));
+    b.node.handle_send_refused(b.now, LocalSocketId(5), addr(AT_P));
     while exchange(&mut b, p, true) == AT_P {
         assert!(b.ms() - start < 400, "although frames still come");
     }

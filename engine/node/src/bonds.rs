@@ -1,0 +1,485 @@
+//! Our own bonds: one [`bond::Bond`] for each peer that the settings name. This room tells it what happens to the peer's
+//! paths, calls it when it is due, and carries its plans to the shards. What to do with the paths it does not know.
+// spec: bonding, "Life of a bond", "A better bond on the same wire"
+
+mod probe;
+mod search;
+mod seen;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bond::config::{Family, Params, Policy};
+use bond::{Bond, NewPath, PathId, PlanPath, Refused};
+use rand::Rng;
+use wire::{Address, Now};
+
+use crate::Node;
+use crate::io::{Bonding, LocalSocketId, Output, PlanChange, Route};
+use crate::limits::*;
+use crate::path::Path;
+
+use probe::{Asking, Probed};
+use search::Search;
+use seen::Carried;
+
+/// Why a bond cannot be told what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BondError {
+    /// We do not bond with this peer.
+    #[error("there is no bond with this peer")]
+    NoBond,
+    /// Only active-backup has one path that another can take over from.
+    #[error("the bond with this peer is not active-backup")]
+    Policy,
+    /// The path is gone, or never was.
+    #[error("the bond has no such path")]
+    NoPath,
+}
+
+/// The bonds, and when each of them is due.
+#[derive(Default)]
+pub(crate) struct Bonds {
+    /// Some peer may have one.
+    in_use: bool,
+    table: BTreeMap<Address, Held>,
+    due: BTreeSet<(u64, Address)>,
+    /// Whose the paths are.
+    by_path: BTreeMap<Path, Address>,
+    actions: Vec<bond::Action>,
+}
+
+/// One bond, and what is kept beside it.
+struct Held {
+    bond: Bond,
+    lines: Vec<Line>,
+    /// Paths that the policy does not take.
+    refused: Vec<Path>,
+    /// What the shards know.
+    told: Option<Arc<Bonding>>,
+    /// The plan that peer and shards were last told of.
+    told_serial: u64,
+    due_us: u64,
+    /// All data over this path: the operator tests it.
+    forced: Option<PathId>,
+    /// Data was last sent.
+    data_us: Option<u64>,
+    /// Since when there is no path.
+    empty_ms: Option<u64>,
+    asking: Asking,
+    search: Search,
+}
+
+/// One path of a bond.
+struct Line {
+    id: PathId,
+    path: Path,
+    probed: Probed,
+    carried: Carried,
+}
+
+/// Which way a bond sends what is sent now.
+pub(crate) enum BondWay {
+    Path(Path),
+    Relay,
+}
+
+impl Held {
+    fn line(&self, id: PathId) -> Option<&Line> {
+        self.lines.iter().find(|l| l.id == id)
+    }
+
+    fn line_mut(&mut self, id: PathId) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|l| l.id == id)
+    }
+
+    fn line_of(&mut self, path: &Path) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|l| l.path == *path)
+    }
+
+    /// The plan in force: the bond's, or all over one path.
+    fn plan(&self) -> Arc<bond::Plan> {
+        let plan = self.bond.plan();
+        let Some(path) = self.forced.and_then(|id| self.bond.paths().get(id)) else { return plan.clone() };
+        let delay_us = path.tx.rtt().unwrap_or(0) / 2;
+        let only = PlanPath { id: path.id, key: path.key, weight: 1.0, rate: path.weight(), delay_us };
+        Arc::new(bond::Plan {
+            epoch: plan.epoch.wrapping_add(1 << 31),
+            policy: Policy::ActiveBackup,
+            paths: vec![only],
+            striping: false,
+            relief: None,
+            relay: false,
+            ..(**plan).clone()
+        })
+    }
+
+    fn way(&self) -> Option<BondWay> {
+        if let Some(line) = self.forced.and_then(|id| self.line(id)) {
+            return Some(BondWay::Path(line.path));
+        }
+        let plan = self.bond.plan();
+        if plan.policy == Policy::None {
+            return None; // not ready: as without a bond
+        }
+        let first = plan.paths.first().and_then(|p| self.line(p.id));
+        Some(first.map_or(BondWay::Relay, |line| BondWay::Path(line.path)))
+    }
+
+    /// What the policy says about the link of a path.
+    fn link_mtu(&self, id: PathId) -> Option<u16> {
+        self.bond.paths().get(id).map(|p| p.link.mtu).filter(|mtu| *mtu > 0)
+    }
+}
+
+impl Bonds {
+    /// `in_use`: some peer may get one.
+    pub(crate) fn new(in_use: bool) -> Bonds {
+        Bonds { in_use, ..Bonds::default() }
+    }
+
+    /// Bonds, their paths.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        [self.table.len(), self.by_path.len()]
+    }
+
+    pub(crate) fn contains(&self, peer: Address) -> bool {
+        self.table.contains_key(&peer)
+    }
+
+    /// Which way the bond sends, if there is one and it knows.
+    pub(crate) fn way(&self, peer: Address) -> Option<BondWay> {
+        self.table.get(&peer)?.way()
+    }
+
+    /// The soonest that a bond is due, ms.
+    pub(crate) fn next_ms(&self) -> Option<u64> {
+        self.due.first().map(|(us, _)| us.div_ceil(1000))
+    }
+
+    fn set_due(&mut self, peer: Address, us: u64) {
+        let Some(held) = self.table.get_mut(&peer) else { return };
+        if held.due_us != us {
+            self.due.remove(&(held.due_us, peer));
+            held.due_us = us;
+            self.due.insert((us, peer));
+        }
+    }
+
+    fn remove(&mut self, peer: Address) -> Option<Held> {
+        let held = self.table.remove(&peer)?;
+        self.due.remove(&(held.due_us, peer));
+        for line in &held.lines {
+            self.forget_path(&line.path, peer);
+        }
+        Some(held)
+    }
+
+    fn forget_path(&mut self, path: &Path, peer: Address) {
+        if self.by_path.get(path) == Some(&peer) {
+            self.by_path.remove(path);
+        }
+    }
+}
+
+impl Node {
+    /// The bonds that there are.
+    pub fn bonds(&self) -> impl Iterator<Item = (Address, &Bond)> + '_ {
+        self.bonds.table.iter().map(|(&peer, held)| (peer, &held.bond))
+    }
+
+    /// The bond with a peer.
+    pub fn bond(&self, peer: Address) -> Option<&Bond> {
+        self.bonds.table.get(&peer).map(|held| &held.bond)
+    }
+
+    /// Where a path of a bond leads: from this socket to this endpoint.
+    pub fn bond_path(&self, peer: Address, id: PathId) -> Option<(LocalSocketId, SocketAddr)> {
+        let line = self.bonds.table.get(&peer)?.line(id)?;
+        Some((line.path.socket, line.path.remote))
+    }
+
+    /// Has an active-backup bond take its next path. False if there is no other that works.
+    pub fn rotate_bond(&mut self, now: Now, peer: Address) -> Result<bool, BondError> {
+        let held = self.bonds.table.get_mut(&peer).ok_or(BondError::NoBond)?;
+        if held.bond.params().policy != Policy::ActiveBackup {
+            return Err(BondError::Policy);
+        }
+        let rotated = held.bond.rotate(now);
+        self.bond_decided(now, peer);
+        Ok(rotated)
+    }
+
+    /// Sends all data to a peer over one path, whatever the bond thinks of it; `None`: as the bond decides.
+    pub fn force_bond_path(&mut self, now: Now, peer: Address, path: Option<PathId>) -> Result<(), BondError> {
+        let held = self.bonds.table.get_mut(&peer).ok_or(BondError::NoBond)?;
+        if path.is_some_and(|id| held.line(id).is_none()) {
+            return Err(BondError::NoPath);
+        }
+        held.forced = path;
+        self.path_changed(now, peer);
+        Ok(())
+    }
+
+    /// The path that all data to a peer is sent over because of [`Node::force_bond_path`].
+    pub fn forced_bond_path(&self, peer: Address) -> Option<PathId> {
+        self.bonds.table.get(&peer)?.forced
+    }
+
+    /// The settings changed: bonds whose parameters are others begin anew with the same paths.
+    pub(crate) fn bonds_configured(&mut self, now: Now) {
+        self.bonds.in_use = self.settings.bonding.in_use();
+        for peer in self.bonds.table.keys().copied().collect::<Vec<_>>() {
+            let params = self.bond_params(peer);
+            if self.bonds.table.get(&peer).is_some_and(|held| Some(held.bond.params()) != params.as_ref()) {
+                self.drop_bond(now, peer);
+            }
+        }
+        if self.bonds.in_use {
+            let peers: Vec<Address> = self.peers.iter().map(|(&address, _)| address).collect();
+            peers.into_iter().for_each(|peer| self.want_bond(now, peer));
+        }
+    }
+
+    /// What holds for a bond with this peer, if there may be one.
+    fn bond_params(&self, peer: Address) -> Option<Arc<Params>> {
+        let known = self.peers.get(peer).filter(|p| !p.upstream)?;
+        self.settings.bonding.of(known.address().to_u64()).filter(|p| p.policy != Policy::None)
+    }
+
+    /// Something was heard of a peer: if it is to have a bond and has none, it gets one.
+    pub(crate) fn want_bond(&mut self, now: Now, peer: Address) {
+        if !self.bonds.in_use || self.bonds.contains(peer) {
+            return;
+        }
+        let now_ms = now.ms();
+        let busy = |p: &crate::peer::Peer| p.active(now_ms) || p.last_frame_out.within(PEER_ACTIVITY_MS, now_ms);
+        let usable = |p: &crate::peer::Peer| busy(p) && p.slots.iter().any(|s| s.alive(now_ms));
+        if !self.peers.get(peer).is_some_and(usable) {
+            return;
+        }
+        let Some(params) = self.bond_params(peer) else { return };
+        if self.bonds.table.len() >= BONDS_MAX {
+            self.counters.bonds_full += 1;
+            return;
+        }
+        let secret = self.rng.next_u64();
+        let negotiates = params.negotiate;
+        let mut bond = Bond::new(now, params, true, peer > self.address(), secret);
+        bond.negotiate(negotiates);
+        let held = Held {
+            bond,
+            lines: Vec::new(),
+            refused: Vec::new(),
+            told: None,
+            told_serial: 0,
+            due_us: now.mono_us,
+            forced: None,
+            data_us: None,
+            empty_ms: None,
+            asking: Asking::default(),
+            search: Search::new(now.mono_us),
+        };
+        self.bonds.due.insert((held.due_us, peer));
+        self.bonds.table.insert(peer, held);
+        self.counters.bonds_made += 1;
+        // From now on the bond judges its paths, and nobody else.
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.slots.iter_mut().for_each(|s| s.watch = Default::default());
+        }
+        self.warming.remove(&peer);
+        self.path_changed(now, peer);
+        self.tick_bond(now, peer);
+    }
+
+    fn drop_bond(&mut self, now: Now, peer: Address) {
+        if self.bonds.remove(peer).is_some() {
+            self.counters.bonds_ended += 1;
+            if self.plan.has(peer) {
+                self.output(Output::Plan(PlanChange::Bond { address: peer, bond: None }));
+            }
+            self.path_changed(now, peer);
+        }
+    }
+
+    /// A peer is none any more.
+    pub(crate) fn bond_gone(&mut self, peer: Address) {
+        self.counters.bonds_ended += u64::from(self.bonds.remove(peer).is_some());
+    }
+
+    /// Ends the bonds that nobody needs, and those whose paths did not come back.
+    pub(crate) fn expire_bonds(&mut self, now: Now) {
+        let now_ms = now.ms();
+        for peer in self.bonds.table.keys().copied().collect::<Vec<_>>() {
+            let Some(held) = self.bonds.table.get(&peer) else { continue };
+            let idle = |p: &crate::peer::Peer| {
+                p.upstream || !(p.active(now_ms) || p.last_frame_out.within(PEER_ACTIVITY_MS, now_ms))
+            };
+            let lost = held.empty_ms.is_some_and(|at| now_ms.saturating_sub(at) >= PATH_EXPIRATION_MS);
+            if lost || self.peers.get(peer).is_none_or(idle) {
+                self.drop_bond(now, peer);
+            }
+        }
+    }
+
+    /// Makes the paths of a bond those of its peer.
+    pub(crate) fn bond_paths(&mut self, now: Now, peer: Address) {
+        self.want_bond(now, peer);
+        if !self.bonds.contains(peer) {
+            return;
+        }
+        let slots: Vec<Path> =
+            self.peers.get(peer).map(|p| p.slots.iter().map(|s| s.path).collect()).unwrap_or_default();
+        let names: Vec<_> = slots.iter().map(|path| self.bond_line(*path)).collect();
+        let Bonds { table, by_path, .. } = &mut self.bonds;
+        let Some(held) = table.get_mut(&peer) else { return };
+        held.refused.retain(|path| slots.contains(path));
+        let Held { bond, lines, .. } = held;
+        let mut news = false;
+        lines.retain(|line| {
+            let stays = slots.contains(&line.path) && bond.paths().get(line.id).is_some();
+            if !stays {
+                if bond.paths().get(line.id).is_some() {
+                    bond.forget(now, line.id);
+                }
+                if by_path.get(&line.path) == Some(&peer) {
+                    by_path.remove(&line.path);
+                }
+                news = true;
+            }
+            stays
+        });
+        for (path, named) in slots.iter().zip(names) {
+            let Some((link, key)) = named else { continue };
+            if held.refused.contains(path) || held.lines.iter().any(|l| l.path == *path) {
+                continue;
+            }
+            let family = if path.remote.is_ipv4() { Family::V4 } else { Family::V6 };
+            let new = NewPath { link: &link, family, key, remote_port: path.remote.port() };
+            match held.bond.learn(now, new) {
+                Ok(id) => {
+                    held.lines.push(Line { id, path: *path, probed: Probed::default(), carried: Carried::default() });
+                    by_path.insert(*path, peer);
+                    held.search.learned(path.remote, now.mono_us);
+                    news = true;
+                }
+                Err(Refused::Link | Refused::Family | Refused::Known(_) | Refused::Full) => held.refused.push(*path),
+            }
+        }
+        held.empty_ms = if held.lines.is_empty() { held.empty_ms.or(Some(now.ms())) } else { None };
+        if held.forced.is_some_and(|id| held.line(id).is_none()) {
+            held.forced = None;
+        }
+        if news {
+            self.bonds.set_due(peer, now.mono_us);
+        }
+    }
+
+    /// The link of a path, and the number by which flows know it.
+    fn bond_line(&self, path: Path) -> Option<(String, u64)> {
+        let socket = self.sockets.get(&self.spreads.beside(path.socket).unwrap_or(path.socket))?;
+        let mut hasher = DefaultHasher::new();
+        (socket.local, path.socket == socket.id, path.remote).hash(&mut hasher);
+        Some((socket.link.clone(), hasher.finish()))
+    }
+
+    /// Calls every bond that is due.
+    pub(crate) fn bonds_step(&mut self, now: Now) {
+        // Each at most once, or one that is due at once would be called for ever.
+        for _ in 0..self.bonds.table.len() {
+            let Some(&(us, peer)) = self.bonds.due.first() else { return };
+            if us > now.mono_us {
+                return;
+            }
+            self.tick_bond(now, peer);
+        }
+    }
+
+    fn tick_bond(&mut self, now: Now, peer: Address) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        held.observe(now);
+        let mut actions = std::mem::take(&mut self.bonds.actions);
+        held.bond.tick(now, &mut actions);
+        for action in actions.drain(..) {
+            self.bond_act(now, peer, action);
+        }
+        self.bonds.actions = actions;
+        self.ask_for_acks(now, peer);
+        self.search_paths(now, peer);
+        self.bond_decided(now, peer);
+        self.arm_bond(now, peer);
+    }
+
+    /// When the bond is due next.
+    fn arm_bond(&mut self, now: Now, peer: Address) {
+        let Some(held) = self.bonds.table.get(&peer) else { return };
+        let us = now.mono_us;
+        let busy = held.data_us.is_some_and(|at| us.saturating_sub(at) < BOND_BUSY_US);
+        let look = if busy { us + BOND_LOOK_US } else { u64::MAX };
+        let due = held.bond.next_due_us(now).min(held.search.next_us()).min(look).max(us + BOND_TICK_US);
+        self.bonds.set_due(peer, due);
+    }
+
+    /// If the bond's plan is another one, whoever goes by it is told at once.
+    fn bond_decided(&mut self, now: Now, peer: Address) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        let serial = held.bond.plan().serial;
+        if held.told_serial != serial {
+            held.told_serial = serial;
+            self.path_changed(now, peer);
+        }
+    }
+
+    /// Tells the shards how frames to a peer are spread, if that changed. They know the peer.
+    pub(crate) fn plan_bond(&mut self, now: Now, peer: Address) {
+        let Some(held) = self.bonds.table.get(&peer) else { return };
+        let known = self.plan.has(peer);
+        let present = if known { self.spread_of(now, peer) } else { None };
+        if held.told.as_deref() == present.as_ref() {
+            return;
+        }
+        let present = present.map(Arc::new);
+        if let Some(held) = self.bonds.table.get_mut(&peer) {
+            held.told = present.clone();
+        }
+        if known {
+            self.output(Output::Plan(PlanChange::Bond { address: peer, bond: present }));
+        }
+    }
+
+    fn spread_of(&self, now: Now, peer: Address) -> Option<Bonding> {
+        let held = self.bonds.table.get(&peer)?;
+        let plan = held.plan();
+        if plan.policy == Policy::None || self.halted {
+            return None;
+        }
+        let route = |p: &PlanPath| {
+            let path = held.line(p.id)?.path;
+            // Frames over a trusted path go through the node, which knows the path's ID.
+            self.settings.trusted_path_to(path.remote.ip()).is_none().then_some(())?;
+            let mtu = self.mtu(path.remote.ip()) as u16;
+            let mtu = held.link_mtu(p.id).map_or(mtu, |link| link.min(mtu));
+            Some(Route { socket: path.socket, remote: path.remote, mtu, direct: true })
+        };
+        let routes = plan.paths.iter().map(route).collect::<Option<Vec<Route>>>()?;
+        let relay = self.relay_beside(peer, now.ms()).map(|path| Route {
+            socket: path.socket,
+            remote: path.remote,
+            mtu: self.mtu(path.remote.ip()) as u16,
+            direct: false,
+        });
+        Some(Bonding { plan, routes, relay })
+    }
+
+    /// The kernel says that nothing leaves by this path: no route, no device, no address.
+    pub(crate) fn bond_path_lost(&mut self, now: Now, path: &Path) {
+        let Some(&peer) = self.bonds.by_path.get(path) else { return };
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        let Some(id) = held.lines.iter().find(|l| l.path == *path).map(|l| l.id) else { return };
+        held.bond.link_lost(now, id);
+        self.bond_decided(now, peer);
+        self.arm_bond(now, peer);
+    }
+}

@@ -1,0 +1,114 @@
+//! What shards and node saw of the paths of bonds: what left, what was acknowledged, what came in. Brought into the order
+//! in which the bonds want to hear it.
+
+use bond::{Observed, Seen};
+use wire::{Address, Now};
+
+use super::Held;
+use crate::Node;
+use crate::limits::*;
+use crate::path::Path;
+
+/// What one path carried since the bond was last told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Carried {
+    bytes: u64,
+    since_us: u64,
+    /// Of the last window, bytes/s.
+    load: f64,
+    rate: Option<f64>,
+    inbound: u64,
+    outbound: u64,
+}
+
+impl Held {
+    /// Tells the bond what its paths carried.
+    pub(super) fn observe(&mut self, now: Now) {
+        let us = now.mono_us;
+        for line in &mut self.lines {
+            let carried = &mut line.carried;
+            let window = us.saturating_sub(carried.since_us);
+            if window >= BOND_LOAD_US {
+                carried.load = carried.bytes as f64 * 1e6 / window as f64;
+                (carried.bytes, carried.since_us) = (0, us);
+            }
+            let Carried { load, rate, inbound, outbound, .. } = *carried;
+            (carried.rate, carried.inbound, carried.outbound) = (None, 0, 0);
+            self.bond.observe(line.id, Observed { rate, load, inbound, outbound });
+        }
+    }
+}
+
+impl Node {
+    /// What the shards saw of our bonds, each shard's part in order of time.
+    pub fn handle_bonds(&mut self, now: Now, seen: &[(Address, Seen)]) {
+        let mut at = 0;
+        while let Some(&(peer, _)) = seen.get(at) {
+            let run = seen[at..].iter().take_while(|(of, _)| *of == peer).count();
+            self.bond_saw(now, peer, &seen[at..at + run]);
+            at += run;
+        }
+    }
+
+    fn bond_saw(&mut self, now: Now, peer: Address, seen: &[(Address, Seen)]) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else {
+            self.counters.bond_seen_late += seen.len() as u64;
+            return;
+        };
+        // What a shard says of the future is of now.
+        let moment = |at_us: u64| Now { mono_us: at_us.min(now.mono_us), ..now };
+        let mut answered: Vec<Path> = Vec::new();
+        for (_, seen) in seen {
+            match *seen {
+                Seen::Requested { path, packet_id, at_us } => {
+                    held.bond.requested(moment(at_us), path, packet_id, false);
+                }
+                Seen::Acked { path, packet_id, at_us } => {
+                    held.bond.acked(moment(at_us), path, packet_id);
+                    held.asking.answered();
+                    answered.extend(held.line(path).map(|l| l.path).filter(|p| !answered.contains(p)));
+                }
+                Seen::Sent { path, packets, bytes } => {
+                    held.data_us = Some(now.mono_us);
+                    if let Some(line) = held.line_mut(path) {
+                        line.carried.bytes += bytes;
+                        line.carried.outbound += packets;
+                    }
+                }
+                Seen::Rate { path, rate } => {
+                    if let Some(line) = held.line_mut(path) {
+                        line.carried.rate = Some(rate);
+                    }
+                }
+                Seen::Flows { .. } | Seen::Sampled { .. } => {}
+            }
+        }
+        // An answer proves its path, whoever took it.
+        if let Some(known) = self.peers.get_mut(peer) {
+            for path in answered {
+                known.last_receive.set(now.ms());
+                known.slot_mut(&path).into_iter().for_each(|slot| slot.verified(now.ms(), true));
+            }
+        }
+        self.tick_bond(now, peer);
+    }
+
+    /// An authenticated packet came straight over a path; `frames` of it are data.
+    pub(crate) fn bond_heard(&mut self, now: Now, peer: Address, path: &Path, frames: u64) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        let Some(line) = held.line_of(path) else { return };
+        line.carried.inbound += frames;
+        let id = line.id;
+        held.bond.heard(now, id);
+    }
+
+    /// A frame of the node's own left over a path.
+    pub(super) fn bond_carried(&mut self, now: Now, peer: Address, path: &Path, bytes: usize) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        held.data_us = Some(now.mono_us);
+        if let Some(line) = held.line_of(path) {
+            line.carried.bytes += bytes as u64;
+            line.carried.outbound += 1;
+        }
+    }
+}
