@@ -50,6 +50,7 @@ pub mod plan;
 pub mod qos;
 pub mod recall;
 pub mod rendezvous;
+pub mod resequence;
 pub mod seen;
 pub mod select;
 pub mod striper;

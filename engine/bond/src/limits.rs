@@ -134,6 +134,23 @@ pub const RECALL_AGE_MAX_US: u64 = 1_000_000;
 /// Memory that was not used for this long is given back. us, ours.
 pub const RECALL_IDLE_US: u64 = 2_000_000;
 
+// Putting in order. // spec: bonding, "Receiving"
+
+/// A segment waits for those before it for this long at most. us, spec.
+pub const RESEQUENCE_HOLD_MAX_US: u64 = 40_000;
+/// Segments of one flow that wait. spec.
+pub const RESEQUENCE_SEGMENTS_MAX: usize = 256;
+/// Segments that wait in one shard. ours.
+pub const RESEQUENCE_HELD_MAX: usize = 8192;
+/// Memory for them. bytes, ours.
+pub const RESEQUENCE_BYTES_MAX: usize = 4 << 20;
+/// Flows that one shard keeps in order side by side; more push out the longest idle of their bucket. ours.
+pub const RESEQUENCE_FLOWS_MAX: usize = 1024;
+/// Paths of one peer that are told apart; more share a place. ours.
+pub const RESEQUENCE_PATHS_MAX: usize = 4;
+/// Memory that was not used for this long is given back. us, ours.
+pub const RESEQUENCE_IDLE_US: u64 = 5_000_000;
+
 // Sharing. // spec: bonding, "Flow assignment"
 
 /// A live flow goes home when it was idle for this long. us, spec.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bond::config::{Family, Mode, Params, Policy};
 use bond::model::PathModel;
 use bond::recall::Recall;
+use bond::resequence::{Resequencer, Segment, Source};
 use bond::striper::{Out, Striper};
 use bond::{Bond, Choice, NewPath, PathId, Selector};
 use wire::Now;
@@ -107,4 +108,28 @@ fn keeping_packets_allocates_nothing_once_there_is_room() {
     };
     step(&mut recall);
     assert_eq!(allocations(|| step(&mut recall)), 0);
+}
+
+#[test]
+fn putting_segments_in_order_allocates_nothing_once_there_is_room() {
+    let (mut resequencer, mut source) = (Resequencer::new(1), Source::new(0, 0));
+    let mut next = 0u32;
+    let mut step = |resequencer: &mut Resequencer| {
+        let mut out = 0;
+        // runs of 64; the second run of each pair comes first
+        for n in 0..20_000u32 {
+            let (run, place) = (next / 64 ^ 1, next % 64);
+            let now = 1_000_000 + u64::from(next) * 100;
+            next += 1;
+            source.heard(now, run % 2);
+            let segment = Segment { flow: 3, sequence: (run * 64 + place) * 1000, len: 1000, flags: 0x10 };
+            let (path, frame) = ((run % 2) as u8, [0; 1054]);
+            resequencer.segment(now, &mut source, path, &segment, n.into(), &frame, &mut |_, _| out += 1);
+            resequencer.expire(now, &mut |_, _| out += 1);
+        }
+        assert!(out > 19_000);
+    };
+    step(&mut resequencer);
+    assert_eq!(allocations(|| step(&mut resequencer)), 0);
+    assert!(resequencer.counters().closed > 200);
 }
