@@ -106,6 +106,8 @@ pub struct World {
     default_link: Link,
     links: BTreeMap<(IpAddr, IpAddr), Link>,
     blocked: BTreeSet<(IpAddr, IpAddr)>,
+    /// From the first to the second only.
+    blocked_one_way: BTreeSet<(IpAddr, IpAddr)>,
     /// When ways with a rate are free again.
     busy_until_us: BTreeMap<Way, u64>,
     trace: u64,
@@ -135,6 +137,7 @@ impl World {
             default_link: Link::delay_ms(10),
             links: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            blocked_one_way: BTreeSet::new(),
             busy_until_us: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             datagrams: 0,
@@ -282,9 +285,16 @@ impl World {
         self.blocked.insert(pair(a, b));
     }
 
-    /// Undoes [`World::block`].
+    /// From now on nothing passes from one IP address of the internet to the other; the way back is not touched.
+    pub fn block_one_way(&mut self, from: IpAddr, to: IpAddr) {
+        self.blocked_one_way.insert((from, to));
+    }
+
+    /// Undoes [`World::block`] and [`World::block_one_way`].
     pub fn unblock(&mut self, a: IpAddr, b: IpAddr) {
         self.blocked.remove(&pair(a, b));
+        self.blocked_one_way.remove(&(a, b));
+        self.blocked_one_way.remove(&(b, a));
     }
 
     /// A host.
@@ -478,7 +488,7 @@ impl World {
                 return self.lost.ttl += 1;
             }
             packet.ttl -= ROUTERS;
-            if self.blocked.contains(&pair(from, to)) {
+            if self.blocked.contains(&pair(from, to)) || self.blocked_one_way.contains(&(from, to)) {
                 return self.lost.blocked += 1;
             }
             link = self.links.get(&pair(from, to)).copied().unwrap_or(link);
