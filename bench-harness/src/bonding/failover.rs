@@ -12,6 +12,8 @@ use crate::failover::judge;
 use crate::plot::{self, Bar};
 use crate::{Error, Result};
 
+/// For the paths to be there again before the next run; who never finds them again runs without.
+const PATHS_LIMIT: Duration = Duration::from_secs(20);
 /// How long a line must have been well before it fails.
 const CALM: Duration = Duration::from_millis(1500);
 /// Datagrams sent up to so long before the failure count as exposed to it.
@@ -91,8 +93,7 @@ struct Raw {
 }
 
 fn several(options: &Options, policy: &Policy, cut: Cut, outcome: &mut Outcome) -> Result<()> {
-    let world = World::start(&options.tunnel(policy)?, &outcome.lines)?;
-    options.settle(policy);
+    let world = options.world(policy, &outcome.lines)?;
     let mut all = Vec::new();
     let (failed, seen) = traffic::stream(&world, true, |clock| {
         // What was measured before something broke is still worth telling.
@@ -103,7 +104,7 @@ fn several(options: &Options, policy: &Policy, cut: Cut, outcome: &mut Outcome) 
 }
 
 fn one(options: &Options, world: &World, cut: Cut, clock: &Clock<'_>) -> Result<Raw> {
-    world.wait_for_paths(Duration::from_secs(20))?;
+    let _ = world.wait_for_paths(PATHS_LIMIT)?;
     let calm = clock.now()?;
     std::thread::sleep(CALM);
     let line = world.busiest(Duration::from_millis(100));

@@ -15,7 +15,9 @@ use crate::tunnel::Tunnel;
 use crate::{Error, Result};
 
 /// Addresses are pushed once in 15 s; a second path may take as long.
-const PATHS_LIMIT: Duration = Duration::from_secs(20);
+const PATHS_LIMIT: Duration = Duration::from_secs(40);
+/// Who does not bond has no need of more than one.
+const FEWER_AFTER: Duration = Duration::from_secs(5);
 /// Socket buffers of the LAN hosts, so that the lines limit a flow and not its window.
 const WINDOW: &str = "4096 131072 33554432";
 
@@ -110,6 +112,8 @@ pub struct World {
     pub wires: Impairment,
     hub: Namespace,
     lines: Vec<Line>,
+    /// How long after the first ping every line was a path.
+    pub paths_after: Duration,
 }
 
 fn ports(line: usize) -> Ports {
@@ -125,8 +129,9 @@ fn address(line: usize, site: usize) -> String {
 }
 
 impl World {
-    /// Builds it and waits until the LAN hosts hear each other and every line is a path, as far as the tunnel tells.
-    pub fn start(tunnel: &dyn Tunnel, lines: &[Line]) -> Result<World> {
+    /// Builds it and waits until the LAN hosts hear each other and every line is a path, as far as the tunnel tells. It may
+    /// do with fewer paths after a while, if that is permitted.
+    pub fn start(tunnel: &dyn Tunnel, lines: &[Line], fewer: bool) -> Result<World> {
         let everywhere = [vec![], vec![]];
         let rig = Rig::new(RigOptions { cores: everywhere, ..RigOptions::default() })?;
         // The lines take its place.
@@ -148,29 +153,43 @@ impl World {
         let shaped: Vec<_> = lines.iter().enumerate().map(|(i, line)| (ports(i), [line.shape(); 2])).collect();
         let wires = Impairment::start(&hub, &shaped)?;
         let bed = Bed::on(rig, tunnel)?;
-        let world = World { bed, wires, hub, lines: lines.to_vec() };
-        world.wait_for_paths(PATHS_LIMIT)?;
-        Ok(world)
+        let world = World { bed, wires, hub, lines: lines.to_vec(), paths_after: Duration::ZERO };
+        let (limit, began) = (if fewer { FEWER_AFTER } else { PATHS_LIMIT }, Instant::now());
+        if !world.wait_for_paths(limit)? && !fewer {
+            let what = format!("a path over each of {} lines", lines.len());
+            let detail = format!(": {:?}", world.bed.running().direct_paths().unwrap_or_default());
+            return Err(Error::Timeout { what, seconds: limit.as_secs(), detail });
+        }
+        Ok(World { paths_after: began.elapsed(), ..world })
     }
 
-    /// Waits until both gateways have a path over every line, if they tell.
-    pub fn wait_for_paths(&self, limit: Duration) -> Result<()> {
+    /// Waits until both gateways have a path over every line, if they tell; answers whether they have.
+    pub fn wait_for_paths(&self, limit: Duration) -> Result<bool> {
         let end = Instant::now() + limit;
-        loop {
-            let paths = self.bed.running().direct_paths();
-            if paths.is_none_or(|paths| paths.iter().all(|n| *n >= self.lines.len())) {
-                return Ok(());
-            }
+        while self.without_path().is_some_and(|lines| lines > 0) {
             if lab::interrupted() {
                 return Err(Error::Interrupted);
             }
             if Instant::now() > end {
-                let (what, detail) =
-                    (format!("a path over each of {} lines", self.lines.len()), format!(": {paths:?}"));
-                return Err(Error::Timeout { what, seconds: limit.as_secs(), detail });
+                return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        Ok(true)
+    }
+
+    /// How many lines are missing among the paths of a gateway, both together; none: it does not tell.
+    fn without_path(&self) -> Option<usize> {
+        let paths = self.bed.running().direct_paths()?;
+        let missing = |paths: &[String], far: usize| {
+            (0..self.lines.len())
+                .filter(|line| {
+                    let ip = address(*line, far).replace("/24", "/");
+                    !paths.iter().any(|path| path.starts_with(&ip))
+                })
+                .count()
+        };
+        Some(missing(&paths[0], 1) + missing(&paths[1], 0))
     }
 
     /// The lines as they were asked for.

@@ -81,8 +81,7 @@ pub fn measure(options: &Options, lines: &[Line], failures: &mut Vec<String>) ->
 fn one(options: &Options, policy: &Policy, decline: Decline, lines: &[Line]) -> Result<Outcome> {
     let lines: Vec<Line> = lines.iter().map(|line| options.adjusted(*line)).collect();
     let Some(&well) = lines.last() else { return Err(Error::Unusable("no line at all".into())) };
-    let world = World::start(&options.tunnel(policy)?, &lines)?;
-    options.settle(policy);
+    let world = options.world(policy, &lines)?;
     let time = options.window(20.0);
     let samples = traffic::pour(&world, FLOWS, |received| {
         crate::load::pause(traffic::WARM_UP);
@@ -200,8 +199,7 @@ pub fn broadcast(options: &Options, lines: &[Line]) -> Result<Vec<Broadcast>> {
     let mut outcomes = Vec::new();
     for policy in options.policies(&["broadcast"]) {
         options.say(&format!("broadcast: {policy}"));
-        let world = World::start(&both.tunnel(&policy)?, lines)?;
-        options.settle(&policy);
+        let world = both.world(&policy, lines)?;
         let bad = Line { loss: LOSS, ..lines[lines.len() - 1] };
         world.becomes(lines.len() - 1, &bad);
         let ((from, until, frames), seen) = traffic::stream(&world, false, |clock| {
@@ -261,8 +259,7 @@ pub fn idle(options: &Options, lines: &[Line]) -> Result<Vec<Idle>> {
     let mut outcomes = Vec::new();
     for policy in options.policies(&["none", "active-backup"]) {
         options.say(&format!("idle: {policy}"));
-        let world = World::start(&options.tunnel(&policy)?, lines)?;
-        options.settle(&policy);
+        let world = options.world(&policy, lines)?;
         let pids: Vec<u32> = world.bed().running().pids().into_iter().flatten().collect();
         let cpu = || pids.iter().map(|&pid| lab::measure::cpu_time(pid)).sum::<Duration>();
         let (start, before, root, busy) = (Instant::now(), world.carried(), world.by_root()?, cpu());

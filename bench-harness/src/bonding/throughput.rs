@@ -77,7 +77,7 @@ pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome>
         for line in &lines {
             if alone.iter().all(|known| known.line != *line) {
                 options.say(&format!("{name}: {line} alone"));
-                let world = World::start(&options.tunnel(&Policy::none())?, &[*line])?;
+                let world = World::start(&options.tunnel(&Policy::none())?, &[*line], false)?;
                 let idle_ping = traffic::idle_ping(&world, window / 6)?;
                 alone.push(Alone { line: *line, idle_ping, tcp: traffic::tcp(&world, 1, true, window)? });
             }
@@ -100,8 +100,7 @@ pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome>
 
 fn one(options: &Options, policy: &Policy, lines: &[Line]) -> Result<Together> {
     let window = options.window(6.0);
-    let world = World::start(&options.tunnel(policy)?, lines)?;
-    options.settle(policy);
+    let world = options.world(policy, lines)?;
     let idle_ping = traffic::idle_ping(&world, window / 6)?;
     let tcp = options.flows.iter().map(|&n| Ok((n, traffic::tcp(&world, n, n == 1, window)?)));
     Ok(Together { policy: policy.to_string(), idle_ping, tcp: tcp.collect::<Result<_>>()? })

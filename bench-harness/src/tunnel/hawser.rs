@@ -245,9 +245,9 @@ impl Running for Pair {
         OVERLAY.map(|ip| ip.parse().expect("an address of the rig"))
     }
 
-    fn direct_paths(&self) -> Option<[usize; 2]> {
+    fn direct_paths(&self) -> Option<[Vec<String>; 2]> {
         let of = |i: usize| self.gateways[i].direct_paths(&self.gateways[1 - i].address().ok()?).ok();
-        Some([of(0)?.len(), of(1)?.len()])
+        Some([of(0)?, of(1)?])
     }
 
     fn ask(&self, site: usize, words: &[&str]) -> Option<Value> {

@@ -44,8 +44,8 @@ pub trait Running {
     /// Addresses of the two gateways inside the tunnel.
     fn overlay(&self) -> [IpAddr; 2];
 
-    /// How many direct paths A has to B, and B to A, if it tells.
-    fn direct_paths(&self) -> Option<[usize; 2]> {
+    /// Where A's direct paths to B lead, and B's to A, if it tells: `IP/PORT`.
+    fn direct_paths(&self) -> Option<[Vec<String>; 2]> {
         None
     }
 
