@@ -134,6 +134,11 @@ impl Keys {
         self.recent.get_or_init(RecentIds::new).insert(packet_id)
     }
 
+    /// From now on remembers more of them: [`WIDE_IDS`](crate::recent::WIDE_IDS).
+    pub fn remember_more(&self) {
+        self.recent.get_or_init(RecentIds::new).remember_more();
+    }
+
     /// Protects a whole packet in place. ID, addresses, verb and the fragmented flag must be final; suite bits and MAC
     /// are written here, hops are set to 0, and suite 3 replaces the ID. Suite 2 writes the flags only: see
     /// [`Packet::set_trusted_path`](crate::packet::Packet::set_trusted_path).

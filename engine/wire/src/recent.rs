@@ -1,12 +1,14 @@
 //! The last packet IDs of one peer, for all cores together. IDs are random, so this is a set and not a counter; it
 //! allocates when made and never again. // spec: paths, "Hardening bounds", duplicates
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// IDs remembered per peer at least; twice as many at most.
 pub const RECENT_IDS: usize = 1024;
+/// The same for a peer of whom it was asked to remember more: what comes again comes later then.
+pub const WIDE_IDS: usize = 8192;
 
-const SLOTS: usize = RECENT_IDS * 2;
 const GENERATIONS: usize = 3;
 const EMPTY: u32 = 0;
 
@@ -16,6 +18,14 @@ const EMPTY: u32 = 0;
 /// get the same ID in the very instant of a turn may both take it for new; at any other time one of them wins.
 #[derive(Debug)]
 pub struct RecentIds {
+    near: Turns<RECENT_IDS>,
+    /// 192 KiB.
+    wide: OnceLock<Turns<WIDE_IDS>>,
+}
+
+/// Three tables of `IDS`, each half empty.
+#[derive(Debug)]
+struct Turns<const IDS: usize> {
     tables: [Box<[AtomicU32]>; GENERATIONS],
     inserted: AtomicU64,
 }
@@ -29,25 +39,59 @@ impl Default for RecentIds {
 impl RecentIds {
     /// Remembers nothing yet.
     pub fn new() -> RecentIds {
-        let table = |_| (0..SLOTS).map(|_| AtomicU32::new(EMPTY)).collect();
-        RecentIds { tables: std::array::from_fn(table), inserted: AtomicU64::new(0) }
+        RecentIds { near: Turns::new(), wide: OnceLock::new() }
+    }
+
+    /// From now on remembers [`WIDE_IDS`], for good.
+    pub fn remember_more(&self) {
+        self.wide.get_or_init(Turns::new);
     }
 
     /// Remembers `id`; false if it is a repeat.
+    #[inline]
     pub fn insert(&self, id: u64) -> bool {
-        let id = Held::of(id);
-        let turn = self.inserted.load(Ordering::Acquire) as usize / RECENT_IDS;
-        let [current, previous] = [turn, turn + GENERATIONS - 1].map(|t| &self.tables[t % GENERATIONS]);
+        let Some(wide) = self.wide.get() else { return self.near.insert(id) };
+        // What came before it was there.
+        let young = wide.inserted.load(Ordering::Relaxed) < WIDE_IDS as u64;
+        !(young && self.near.knows(id)) && wide.insert(id)
+    }
+}
+
+impl<const IDS: usize> Turns<IDS> {
+    const SLOTS: usize = IDS * 2;
+
+    fn new() -> Turns<IDS> {
+        const { assert!(IDS.is_power_of_two()) };
+        let table = |_| (0..Self::SLOTS).map(|_| AtomicU32::new(EMPTY)).collect();
+        Turns { tables: std::array::from_fn(table), inserted: AtomicU64::new(0) }
+    }
+
+    #[inline]
+    fn insert(&self, id: u64) -> bool {
+        let id = Held::of(id, Self::SLOTS);
+        let [current, previous] = self.searched();
         if Self::contains(previous, id) || !Self::put(current, id) {
             return false;
         }
         let inserted = self.inserted.fetch_add(1, Ordering::AcqRel) as usize + 1;
-        if inserted.is_multiple_of(RECENT_IDS) {
+        if inserted.is_multiple_of(IDS) {
             // What was searched until now is not searched any more, and is filled next.
-            let turn = inserted / RECENT_IDS;
+            let turn = inserted / IDS;
             self.tables[(turn + 1) % GENERATIONS].iter().for_each(|slot| slot.store(EMPTY, Ordering::Release));
         }
         true
+    }
+
+    /// It is among them.
+    fn knows(&self, id: u64) -> bool {
+        let id = Held::of(id, Self::SLOTS);
+        self.searched().into_iter().any(|table| Self::contains(table, id))
+    }
+
+    /// The table that is filled, and the one before it.
+    fn searched(&self) -> [&[AtomicU32]; 2] {
+        let turn = self.inserted.load(Ordering::Acquire) as usize / IDS;
+        [turn, turn + GENERATIONS - 1].map(|t| &*self.tables[t % GENERATIONS])
     }
 
     fn contains(table: &[AtomicU32], id: Held) -> bool {
@@ -84,9 +128,11 @@ struct Held {
 }
 
 impl Held {
-    fn of(id: u64) -> Held {
+    /// In a table of `slots`, a power of two.
+    fn of(id: u64, slots: usize) -> Held {
         let mixed = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Held { home: (mixed >> 53) as usize % SLOTS, tag: ((mixed >> 21) as u32).max(EMPTY + 1) }
+        let home = (mixed >> (u64::BITS - slots.ilog2())) as usize;
+        Held { home, tag: ((mixed >> 21) as u32).max(EMPTY + 1) }
     }
 }
 
@@ -119,12 +165,26 @@ mod tests {
     #[test]
     fn colliding_ids_cost_time_but_not_correctness() {
         let recent = RecentIds::new();
-        let same_home: Vec<u64> = (1..).filter(|&id| Held::of(id).home == SLOTS - 1).take(3500).collect();
+        let slots = 2 * RECENT_IDS;
+        let same_home: Vec<u64> = (1..).filter(|&id| Held::of(id, slots).home == slots - 1).take(3500).collect();
         for &id in &same_home {
             assert!(recent.insert(id));
             assert!(!recent.insert(id));
         }
         assert!(recent.insert(same_home[0]));
+    }
+
+    #[test]
+    fn who_is_asked_to_remember_more_does_and_forgets_nothing_over_it() {
+        let recent = RecentIds::new();
+        assert!((1..=1000).all(|id| recent.insert(id)));
+        recent.remember_more();
+        assert!((1..=1000).all(|id| !recent.insert(id)), "known from before");
+        assert!((2000..2000 + WIDE_IDS as u64).all(|id| recent.insert(id)));
+        recent.remember_more();
+        assert!((2000..2000 + WIDE_IDS as u64).all(|id| !recent.insert(id)));
+        assert!((100_000..100_000 + 2 * WIDE_IDS as u64).all(|id| recent.insert(id)));
+        assert!(recent.insert(2000), "older than twice as many");
     }
 
     #[test]
