@@ -307,6 +307,14 @@ impl Bond {
         true
     }
 
+    /// The remote reports on this path, whether or not it says anything that we can use.
+    pub fn report_came(&mut self, now: Now, id: PathId) {
+        match self.paths.get_mut(id) {
+            Some(path) => path.reported_us = Some(now.mono_us),
+            None => self.counters.stale += 1,
+        }
+    }
+
     /// A timing report of the remote: round trips of its measuring loop, us.
     pub fn reported(&mut self, now: Now, id: PathId, round_us: i64) {
         let Some(path) = self.paths.get_mut(id) else {
