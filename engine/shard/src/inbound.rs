@@ -147,6 +147,7 @@ impl Shard {
         if peer.ledger(sender, &mut self.tables.active).received(path, received).is_err() {
             self.counters.activity_full += 1;
         }
+        let by = if self.reorder.is_on() { peer.heard.by(now.mono_us, path) } else { None };
         if fate == Fate::Drop {
             self.counters.filtered_in += 1;
             return;
@@ -155,7 +156,10 @@ impl Shard {
         packet[ETHERNET + 6..ETHERNET + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;
         self.clamp_to_tap(id, &mut packet[ETHERNET..]);
-        self.coalescer.push(id, &packet[ETHERNET..], out, &mut self.counters);
+        match by {
+            None => self.coalescer.push(id, &packet[ETHERNET..], out, &mut self.counters),
+            Some(by) => self.in_order(now, sender, by, id, &packet[ETHERNET..], out),
+        }
     }
 
     /// For another node, if we relay.

@@ -22,6 +22,7 @@ mod filter;
 mod inbound;
 mod offload;
 mod outbound;
+mod reorder;
 mod segment;
 mod tables;
 
@@ -70,6 +71,7 @@ pub struct Shard {
     tables: tables::Tables,
     reassembler: Reassembler<Path>,
     coalescer: coalesce::Coalescer,
+    reorder: reorder::Reorder,
     /// Packet IDs. Random ones are unique enough for suite 1 and unpredictable. // spec: wire, "Packet ID"
     ids: StdRng,
     /// A packet that is too long for one datagram is sealed here before it is split.
@@ -86,6 +88,7 @@ impl Shard {
             tables: tables::Tables::new(ids.next_u64()),
             reassembler: Reassembler::with_share(ids.next_u64(), config.shards),
             coalescer: coalesce::Coalescer::new(ids.next_u64()),
+            reorder: reorder::Reorder::new(ids.next_u64()),
             ids,
             scratch: Box::new([0; MAX_PACKET]),
             counters: Counters::default(),
@@ -94,6 +97,9 @@ impl Shard {
 
     /// Takes in what the control plane decided. Between batches, never on the packet path: tables may grow here.
     pub fn apply(&mut self, update: Update) {
+        if let Update::Resequence(on) = update {
+            self.reorder.set(on);
+        }
         self.tables.apply(update, &mut self.counters);
     }
 

@@ -13,6 +13,7 @@ use wire::{Address, Mac, NetworkId, Now};
 
 use crate::activity::{Ledger, Report};
 use crate::filter::Rules;
+use crate::reorder::Heard;
 use crate::{Counters, ETHERNET_HEADER_LEN, SocketId};
 
 /// Peers a shard knows. More are refused: their packets go to the control plane. // spec: paths, "Hardening bounds", peers
@@ -121,6 +122,8 @@ pub enum Update {
     ClampMss(bool),
     /// Whether datagrams for other nodes go to the control plane, which relays them. At first they do not.
     Relay(bool),
+    /// Whether TCP segments of a peer that is heard over several paths are put in order. At first they are.
+    Resequence(bool),
 }
 
 pub(crate) struct Tables {
@@ -138,6 +141,7 @@ pub(crate) struct Peer {
     pub(crate) suite: Suite,
     pub(crate) route: Option<Route>,
     pub(crate) bond: Option<Arc<Bonding>>,
+    pub(crate) heard: Heard,
     ledger: Ledger,
 }
 
@@ -211,7 +215,8 @@ impl Tables {
                 None => {
                     let mut ledger = Ledger::default();
                     ledger.set_bonded(bonded);
-                    self.peers.insert(address, Peer { keys, suite, route, bond: None, ledger });
+                    self.peers
+                        .insert(address, Peer { keys, suite, route, bond: None, heard: Heard::default(), ledger });
                 }
             },
             Update::PeerGone(address) => {
@@ -256,6 +261,7 @@ impl Tables {
             }
             Update::ClampMss(on) => self.clamp_mss = on,
             Update::Relay(on) => self.relay = on,
+            Update::Resequence(_) => {}
         }
     }
 

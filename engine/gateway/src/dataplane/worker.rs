@@ -218,8 +218,21 @@ impl Worker {
             self.last_look = std::mem::take(&mut self.traffic);
             self.next_tick = self.last_look.then(|| now + LAST_LOOK);
         }
+        let due = self.release(ring.io(), now);
         self.outbox.announce();
-        self.next_tick.map(|at| at.saturating_duration_since(now))
+        let next = [self.next_tick, due].into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Segments that waited for others go to their TAP, if nothing came in that did it. Returns when the next are due.
+    fn release(&mut self, io: &mut Io, now: Instant) -> Option<Instant> {
+        let at = |us| self.clock.origin + Duration::from_micros(us);
+        if self.shard.release_due_us().is_some_and(|us| now >= at(us)) {
+            let out = &mut Out { io, outbox: &mut self.outbox, taps: &self.taps };
+            self.shard.release(self.clock.now(now), out);
+            self.shard.flush(out);
+        }
+        self.shard.release_due_us().map(at)
     }
 
     fn tick(&mut self, ring: &mut Ring) {
@@ -265,7 +278,9 @@ impl Handler for Worker {
     }
 
     fn end(&mut self, io: &mut Io) {
-        self.shard.flush(&mut Out { io, outbox: &mut self.outbox, taps: &self.taps });
+        let out = &mut Out { io, outbox: &mut self.outbox, taps: &self.taps };
+        self.shard.release(self.now, out);
+        self.shard.flush(out);
     }
 
     fn woken(&mut self, io: &mut Io) {
