@@ -11,7 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bond::config::{Family, Params, Policy};
+use bond::config::{Family, Mode, Params, Policy};
 use bond::{Bond, NewPath, PathId, PlanPath, Refused};
 use rand::Rng;
 use wire::{Address, Now};
@@ -23,7 +23,7 @@ use crate::path::Path;
 
 use probe::{Asking, Probed};
 use search::Search;
-use seen::Carried;
+use seen::{Carried, Sampled};
 
 /// Why a bond cannot be told what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +78,7 @@ struct Line {
     path: Path,
     probed: Probed,
     carried: Carried,
+    sampled: Sampled,
 }
 
 /// Which way a bond sends what is sent now.
@@ -267,6 +268,7 @@ impl Node {
         }
         let secret = self.rng.next_u64();
         let negotiates = params.negotiate;
+        let reports_ms = (params.mode == Mode::Compat).then(|| 2 * u64::from(params.failover_interval));
         let mut bond = Bond::new(now, params, true, peer > self.address(), secret);
         bond.negotiate(negotiates);
         let held = Held {
@@ -290,6 +292,9 @@ impl Node {
             known.slots.iter_mut().for_each(|s| s.watch = Default::default());
         }
         self.warming.remove(&peer);
+        if let Some(every_ms) = reports_ms {
+            self.report_of_our_own(now, peer, Some(every_ms));
+        }
         self.path_changed(now, peer);
         self.tick_bond(now, peer);
     }
@@ -297,6 +302,7 @@ impl Node {
     fn drop_bond(&mut self, now: Now, peer: Address) {
         if self.bonds.remove(peer).is_some() {
             self.counters.bonds_ended += 1;
+            self.report_of_our_own(now, peer, None);
             if self.plan.has(peer) {
                 self.output(Output::Plan(PlanChange::Bond { address: peer, bond: None }));
             }
@@ -360,7 +366,13 @@ impl Node {
             let new = NewPath { link: &link, family, key, remote_port: path.remote.port() };
             match held.bond.learn(now, new) {
                 Ok(id) => {
-                    held.lines.push(Line { id, path: *path, probed: Probed::default(), carried: Carried::default() });
+                    held.lines.push(Line {
+                        id,
+                        path: *path,
+                        probed: Probed::default(),
+                        carried: Carried::default(),
+                        sampled: Sampled::default(),
+                    });
                     by_path.insert(*path, peer);
                     held.search.learned(path.remote, now.mono_us);
                     news = true;

@@ -1,6 +1,7 @@
 //! Timing reports to peers that bond. Such a peer sends QOS_MEASUREMENT, uses several paths at once, and gives up each of them
 //! over which no QOS_MEASUREMENT comes back, whatever we do ourselves: so it is told which of its packets came by which path,
-//! and how long ago. Nothing is sent to others, and nothing is learned from what a peer reports.
+//! and how long ago. Others get reports only while a bond of ours in `compat` mode asks for theirs. What a peer reports is for
+//! our own bond with it, if there is one.
 // spec: bonding, "QoS measurement", "Who is bonded with whom"
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +31,16 @@ pub(crate) struct Reports {
     paths: usize,
 }
 
+/// A record that names no packet, since none is sampled under an even ID: "I report because you do". Others do not find it;
+/// two of us know by it that there is no bond between them, and stop. // ours
+const ANSWER: QosRecord = QosRecord { packet_id: u64::from_be_bytes(*b"hawser.\0"), holding_ms: 0 };
+
 #[derive(Debug)]
 struct Bonded {
-    /// Its own latest report.
+    /// Its own latest report that was no answer to ours.
     last_heard: Stamp,
+    /// We report of our own accord, this often. ms
+    ours_ms: Option<u64>,
     gate: BurstGate,
     /// By the socket that packets really came to, be it a lane: for the peer that is a path of its own.
     paths: BTreeMap<Path, Reported>,
@@ -80,6 +87,7 @@ impl Reports {
         }
         let bonded = self.peers.entry(peer).or_insert_with(|| Bonded {
             last_heard: Stamp::NEVER,
+            ours_ms: None,
             gate: BurstGate::qos(FAILOVER_INTERVAL_MS),
             paths: BTreeMap::new(),
         });
@@ -89,6 +97,26 @@ impl Reports {
         let new = !bonded.last_heard.is_set();
         bonded.last_heard.set(now_ms);
         if new { Heeded::New } else { Heeded::Known }
+    }
+
+    /// Reports go to a peer of our own accord from now on, or no longer. False if there is no room for one more.
+    fn initiate(&mut self, peer: Address, ours_ms: Option<u64>) -> bool {
+        if let Some(bonded) = self.peers.get_mut(&peer) {
+            bonded.ours_ms = ours_ms;
+            if ours_ms.is_none() && !bonded.last_heard.is_set() {
+                self.forget(peer);
+            }
+        } else if ours_ms.is_some() && self.peers.len() < QOS_PEERS_MAX {
+            let gate = BurstGate::qos(FAILOVER_INTERVAL_MS);
+            let bonded = Bonded { last_heard: Stamp::NEVER, ours_ms, gate, paths: BTreeMap::new() };
+            self.peers.insert(peer, bonded);
+        }
+        ours_ms.is_none() || self.peers.contains_key(&peer)
+    }
+
+    /// An answer to what we report of our own accord; others are answers to answers. False beyond the gate.
+    fn answered(&mut self, peer: Address, now_ms: u64) -> bool {
+        self.peers.get_mut(&peer).is_some_and(|bonded| bonded.gate.pass(now_ms))
     }
 
     /// A packet of a peer that bonds came.
@@ -106,7 +134,8 @@ impl Reports {
             return Noted::Kept;
         }
         if reported.arrivals.is_empty() {
-            let due_ms = reported.last_sent.get().map_or(now_ms, |at| now_ms.max(at + QOS_REPORT_MS));
+            let gap_ms = bonded.ours_ms.filter(|_| !bonded.last_heard.is_set()).unwrap_or(QOS_REPORT_MS);
+            let due_ms = reported.last_sent.get().map_or(now_ms, |at| now_ms.max(at + gap_ms));
             self.due.insert((due_ms, peer, path));
         }
         if reported.arrivals.note(packet_id, at_us) { Noted::Kept } else { Noted::Pushed }
@@ -157,16 +186,36 @@ impl Node {
             self.counters.dropped_repeat += 1;
             return Ok(Heard::NO);
         }
+        let whole = payload.len() / QosRecord::LEN * QosRecord::LEN;
+        let records = QosMeasurement::parse(&payload[..whole]).map(|report| report.records).unwrap_or_default();
+        if records.contains(&ANSWER) {
+            match self.reports.answered(from, now.ms()) {
+                true => self.counters.qos_received += 1,
+                false => self.counters.qos_gated += 1,
+            }
+            self.bond_reported(now, from, &arrival.path, &records);
+            return Ok(Heard::NO);
+        }
         match self.reports.heard(from, now.ms()) {
             Heeded::New => {
                 self.counters.qos_received += 1;
                 self.plan_peer(now, from);
             }
             Heeded::Known => self.counters.qos_received += 1,
-            Heeded::Gated => self.counters.qos_gated += 1,
+            Heeded::Gated => {
+                self.counters.qos_gated += 1;
+                return Ok(Heard::NO);
+            }
             Heeded::Full => self.counters.qos_full += 1,
         }
+        self.bond_reported(now, from, &arrival.path, &records);
         Ok(Heard::NO)
+    }
+
+    /// What a bond of ours in `compat` mode wants told to its peer, or nothing any more.
+    pub(crate) fn report_of_our_own(&mut self, now: Now, to: Address, every_ms: Option<u64>) {
+        self.counters.qos_full += u64::from(!self.reports.initiate(to, every_ms));
+        self.plan_peer(now, to);
     }
 
     /// What the shards received from peers that bond.
@@ -195,7 +244,7 @@ impl Node {
         self.send_reports(now);
     }
 
-    fn is_proven(&self, peer: Address, path: &Path) -> bool {
+    pub(crate) fn is_proven(&self, peer: Address, path: &Path) -> bool {
         self.peers.get(peer).is_some_and(|p| p.slot(path).is_some())
     }
 
@@ -215,8 +264,12 @@ impl Node {
         let room = self.mtu(path.remote.ip()).saturating_sub(HDR_LEN) / QosRecord::LEN;
         let reported = self.reports.peers.get_mut(&to).and_then(|bonded| bonded.paths.get_mut(&path));
         let Some(Reported { arrivals, last_sent }) = reported else { return };
-        let records = arrivals.report(now.mono_us, room.min(QOS_RECORDS_OURS));
+        let mut records = arrivals.report(now.mono_us, room.saturating_sub(1).min(QOS_RECORDS_OURS));
         last_sent.set(now.ms());
+        if self.reports.peers.get(&to).is_some_and(|bonded| bonded.ours_ms.is_none()) {
+            records.push(ANSWER);
+            records.sort_unstable_by_key(|record| record.packet_id);
+        }
         let mut payload = Vec::with_capacity(records.len() * QosRecord::LEN);
         QosMeasurement { records }.write(&mut payload);
         // V1 sends it in clear and takes it either way.
@@ -227,7 +280,12 @@ impl Node {
     /// Forgets peers that do not bond any more, and paths that are gone.
     pub(crate) fn expire_reports(&mut self, now: Now) {
         let now_ms = now.ms();
-        let over = |bonded: &Bonded| !bonded.last_heard.within(QOS_LIFE_MS, now_ms);
+        for bonded in self.reports.peers.values_mut().filter(|b| b.ours_ms.is_some()) {
+            if !bonded.last_heard.within(QOS_LIFE_MS, now_ms) {
+                bonded.last_heard.clear();
+            }
+        }
+        let over = |bonded: &Bonded| !bonded.last_heard.within(QOS_LIFE_MS, now_ms) && bonded.ours_ms.is_none();
         let gone: Vec<Address> = self.reports.peers.iter().filter(|(_, b)| over(b)).map(|(&peer, _)| peer).collect();
         for peer in gone {
             self.reports.forget(peer);

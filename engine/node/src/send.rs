@@ -157,6 +157,9 @@ impl Node {
     ) -> Option<u64> {
         let packet = self.build(to, verb, payload, compress)?;
         let id = self.seal_and_emit(to, packet, socket, remote, None, None);
+        if let (Some(id), Some(socket)) = (id, socket) {
+            self.bond_sampled(now, to, &Path { socket, remote }, id);
+        }
         self.touch(to, socket, remote, now.ms());
         id
     }

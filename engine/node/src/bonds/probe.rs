@@ -211,6 +211,7 @@ impl Node {
         self.counters.bond_copies += copies.len() as u64 - 1;
         for path in &copies {
             self.bond_carried(now, to, path, len);
+            self.bond_sampled(now, to, path, packet_id);
         }
         let asks = asking.is_some();
         if asks || message.expect_reply {

@@ -1,10 +1,15 @@
 //! What shards and node saw of the paths of bonds: what left, what was acknowledged, what came in. Brought into the order
 //! in which the bonds want to hear it.
 
+use bond::qos::is_sampled;
 use bond::{Observed, Seen};
+use std::collections::VecDeque;
+use wire::message::QosRecord;
 use wire::{Address, Now};
 
 use super::Held;
+use bond::limits::QOS_PENDING_MAX;
+
 use crate::Node;
 use crate::limits::*;
 use crate::path::Path;
@@ -19,6 +24,25 @@ pub(super) struct Carried {
     rate: Option<f64>,
     inbound: u64,
     outbound: u64,
+}
+
+/// The packets sent lately over one path that a report of the remote may name, the newest last: ID, and when in us.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sampled(VecDeque<(u64, u64)>);
+
+impl Sampled {
+    fn note(&mut self, packet_id: u64, at_us: u64) {
+        if self.0.len() >= QOS_PENDING_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((packet_id, at_us));
+    }
+
+    /// When it was sent. Each is found once.
+    fn take(&mut self, packet_id: u64) -> Option<u64> {
+        let at = self.0.iter().rposition(|(id, _)| *id == packet_id)?;
+        self.0.remove(at).map(|(_, at_us)| at_us)
+    }
 }
 
 impl Held {
@@ -70,6 +94,7 @@ impl Node {
                 }
                 Seen::Sent { path, packets, bytes } => {
                     held.data_us = Some(now.mono_us);
+                    held.bond.sent(path, packets, bytes);
                     if let Some(line) = held.line_mut(path) {
                         line.carried.bytes += bytes;
                         line.carried.outbound += packets;
@@ -80,7 +105,12 @@ impl Node {
                         line.carried.rate = Some(rate);
                     }
                 }
-                Seen::Flows { .. } | Seen::Sampled { .. } => {}
+                Seen::Flows { path, count } => held.bond.flows(path, count),
+                Seen::Sampled { path, packet_id, at_us } => {
+                    if let Some(line) = held.line_mut(path) {
+                        line.sampled.note(packet_id, at_us.min(now.mono_us));
+                    }
+                }
             }
         }
         // An answer proves its path, whoever took it.
@@ -109,6 +139,32 @@ impl Node {
         if let Some(line) = held.line_of(path) {
             line.carried.bytes += bytes as u64;
             line.carried.outbound += 1;
+            let id = line.id;
+            held.bond.sent(id, 1, bytes as u64);
+        }
+    }
+
+    /// A packet of the node's own left over a path: if its ID may be in a report of the remote, it is remembered.
+    pub(crate) fn bond_sampled(&mut self, now: Now, peer: Address, path: &Path, packet_id: u64) {
+        let Some(held) = self.bonds.table.get_mut(&peer).filter(|held| held.bond.plan().sampled) else { return };
+        if is_sampled(packet_id)
+            && let Some(line) = held.line_of(path)
+        {
+            line.sampled.note(packet_id, now.mono_us);
+        }
+    }
+
+    /// The remote reports when packets that it got over this path came. // spec: bonding, "Receiving"
+    pub(crate) fn bond_reported(&mut self, now: Now, peer: Address, path: &Path, records: &[QosRecord]) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        let Held { bond, lines, .. } = held;
+        let Some(line) = lines.iter_mut().find(|l| l.path == *path) else { return };
+        bond.report_came(now, line.id);
+        for record in records {
+            let Some(sent_us) = line.sampled.take(record.packet_id) else { continue };
+            // The time held counts modulo 65536 ms; what would have been on its way for longer is not believed.
+            let round_us = now.mono_us.saturating_sub(sent_us) % (65_536 * 1000);
+            bond.reported(now, line.id, round_us as i64 - i64::from(record.holding_ms) * 1000);
         }
     }
 }
