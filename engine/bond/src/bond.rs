@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wire::Now;
+use wire::message::ReceiveReport;
 
 use crate::compat;
 use crate::compat::active_backup::ActiveBackup;
@@ -11,6 +12,7 @@ use crate::compat::bonded_set::Member;
 use crate::compat::eligibility::{Ages, Rules, Verdict};
 use crate::compat::quality::{Measured, Quality};
 use crate::config::{LinkMode, Mode, Params, Policy, SelectMethod};
+use crate::delivery::Delivery;
 use crate::explain::{Decision, DecisionLog, Reason, Why};
 use crate::limits::*;
 use crate::negotiation::{Negotiation, Step};
@@ -175,14 +177,29 @@ impl Bond {
     }
 
     /// Frames that left over a path, and their bytes.
-    pub fn sent(&mut self, id: PathId, packets: u64, bytes: u64) {
+    pub fn sent(&mut self, now: Now, id: PathId, packets: u64, bytes: u64) {
         match self.paths.get_mut(id) {
             Some(path) => {
+                path.delivery.sent(now, packets, bytes);
                 path.sent_packets += packets;
                 path.sent_bytes += bytes;
             }
             None => self.counters.stale += 1,
         }
+    }
+
+    /// A receive report of the remote. False if it says what cannot be.
+    pub fn report(&mut self, now: Now, id: PathId, report: &ReceiveReport) -> bool {
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return true;
+        };
+        let good = path.delivery.reported(now, path.tx.rtt().unwrap_or(0), report);
+        // What arrives is carried, whatever was believed.
+        if let Some(arrives) = path.delivery.rate(now).filter(|rate| path.rate.is_some_and(|known| known < *rate)) {
+            path.rate = Some(arrives.clamp(RATE_MIN, RATE_MAX));
+        }
+        good
     }
 
     /// What was refused.
@@ -215,6 +232,7 @@ impl Bond {
             flows: 0,
             sent_packets: 0,
             sent_bytes: 0,
+            delivery: Delivery::default(),
             reported: Window::default(),
             reported_us: None,
             inbound: 0,

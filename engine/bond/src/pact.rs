@@ -214,6 +214,11 @@ impl Pact {
         self.answers.pass(now_ms).then_some(none)
     }
 
+    /// Offers since the last answer.
+    pub fn unanswered(&self) -> u32 {
+        self.asking.as_ref().map_or(0, |asking| asking.unanswered)
+    }
+
     /// What the peer does for us.
     pub fn agreed(&self, now_ms: u64) -> Option<Agreed> {
         let (agreed, until_ms) = self.asking.as_ref()?.agreed?;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::compat::quality::Quality;
 use crate::config::{Family, LinkConfig, LinkMode};
+use crate::delivery::Delivery;
 use crate::limits::{PATHS_MAX, RATE_FIRST, RATE_MAX, RATE_MIN};
 use crate::qos::Window;
 use crate::tx::Tx;
@@ -63,6 +64,8 @@ pub struct BondPath {
     pub sent_packets: u64,
     /// Their bytes on the wire.
     pub sent_bytes: u64,
+    /// What arrives of it, if the remote says so.
+    pub delivery: Delivery,
     /// Latency by the remote's timing reports, ms one way.
     pub reported: Window,
     /// Its last QOS_MEASUREMENT, us.

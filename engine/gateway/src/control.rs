@@ -269,6 +269,18 @@ fn node_arrival(a: &shard::Arrival) -> node::Arrival {
     }
 }
 
+fn node_receipt(r: &shard::Receipt) -> node::Receipt {
+    node::Receipt {
+        peer: r.peer,
+        socket: node_socket(r.socket),
+        remote: r.remote,
+        packets: r.packets,
+        bytes: r.bytes,
+        newest: r.newest,
+        age_us: r.age_us,
+    }
+}
+
 fn shard_route(r: node::Route) -> shard::Route {
     shard::Route { socket: shard_socket(r.socket), remote: r.remote, mtu: r.mtu }
 }
@@ -278,6 +290,8 @@ fn shard_bonding(bonding: &node::Bonding) -> shard::Bonding {
         plan: Arc::clone(&bonding.plan),
         routes: bonding.routes.iter().copied().map(shard_route).collect(),
         relay: bonding.relay.filter(|r| !is_tunnel(r.socket)).map(shard_route),
+        marks: bonding.marks,
+        duplicates_dropped: bonding.duplicates_dropped,
     }
 }
 
@@ -291,6 +305,7 @@ fn shard_update(own: Address, change: PlanChange) -> Update {
         }
         PlanChange::PeerGone(address) => Update::PeerGone(address),
         PlanChange::Bond { address, bond } => Update::Bond { address, bond: bond.map(|b| Arc::new(shard_bonding(&b))) },
+        PlanChange::Given { address, given } => Update::Given { address, given },
         PlanChange::Acked { address, packet_id, at_us } => Update::Acked { address, packet_id, at_us },
         PlanChange::Network { id, mtu, fast } => Update::Network { id, mac: Mac::of_member(id, own), mtu, fast },
         PlanChange::NetworkGone(id) => Update::NetworkGone(id),
@@ -637,6 +652,8 @@ impl Control {
                 node.handle_activity(now, &activity);
                 let arrivals: Vec<node::Arrival> = seen.arrivals.iter().map(node_arrival).collect();
                 node.handle_arrivals(now, &arrivals);
+                let receipts: Vec<node::Receipt> = seen.receipts.iter().map(node_receipt).collect();
+                node.handle_receipts(now, &receipts);
                 node.handle_bonds(now, &seen.bonds);
             }
             FromShard::Narrow { socket, remote, bytes } => self.narrow(now, socket, remote, bytes),
@@ -924,8 +941,8 @@ impl Control {
 
     fn report(&mut self, event: &node::Event) {
         use node::Event::{
-            ExternalAddressChanged, IdentityCollision, Offline, Online, PeerDirect, PeerRelayed, UserMessage,
-            WorldUpdated,
+            CopiesDelivered, ExternalAddressChanged, IdentityCollision, Offline, Online, PeerDirect, PeerRelayed,
+            UserMessage, WorldUpdated,
         };
         match event {
             Online => info!("online"),
@@ -943,6 +960,9 @@ impl Control {
             }
             WorldUpdated { id } => info!(id, "planet or moon updated"),
             UserMessage { from, kind, data } => debug!(%from, kind, bytes = data.len(), "user message"),
+            CopiesDelivered { peer } => {
+                warn!(%peer, "broadcast to a peer that drops no duplicates: every copy reaches its TAP");
+            }
             ExternalAddressChanged { reporter, surface } => {
                 info!(%reporter, surface = to_text(*surface), "we are seen at another address");
             }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bond::config::{Family, Mode, Params, Policy};
 use bond::{Bond, NewPath, PathId, PlanPath, Refused};
 use rand::Rng;
+use wire::message::Features;
 use wire::{Address, Now};
 
 use crate::Node;
@@ -297,6 +298,13 @@ impl Node {
         }
         self.path_changed(now, peer);
         self.tick_bond(now, peer);
+        self.bond_agrees(now, peer);
+    }
+
+    /// What we want of a peer that we bond with, if it is a Hawser. // ours
+    fn bond_agrees(&mut self, now: Now, peer: Address) {
+        let better = self.bonds.table.get(&peer).is_some_and(|held| held.bond.params().mode == Mode::Better);
+        self.pact_wanted(now, peer, if better { Features::ALL } else { Features::NONE });
     }
 
     fn drop_bond(&mut self, now: Now, peer: Address) {
@@ -307,6 +315,7 @@ impl Node {
                 self.output(Output::Plan(PlanChange::Bond { address: peer, bond: None }));
             }
             self.path_changed(now, peer);
+            self.bond_agrees(now, peer);
         }
     }
 
@@ -482,7 +491,9 @@ impl Node {
             mtu: self.mtu(path.remote.ip()) as u16,
             direct: false,
         });
-        Some(Bonding { plan, routes, relay })
+        let agreed = self.pacts.agreed(peer).map_or(Features::NONE, |agreed| agreed.features);
+        let (marks, duplicates_dropped) = (agreed.has(Features::ORDER_MARK), agreed.has(Features::DUPLICATES));
+        Some(Bonding { plan, routes, relay, marks, duplicates_dropped })
     }
 
     /// The kernel says that nothing leaves by this path: no route, no device, no address.

@@ -173,6 +173,7 @@ impl Node {
         self.watched.remove(&address);
         self.reports.forget(address);
         self.bond_gone(address);
+        self.pacts.forget(address);
         self.plan_peer(now, address);
     }
 }

@@ -200,6 +200,32 @@ numbers! {
         negotiations_sent;
         /// PATH_NEGOTIATION_REQUEST that a bond heard.
         negotiations_received;
+        /// Offers to peers that may be Hawsers.
+        pact_offers;
+        /// Answers to those of others, and words to those who mark frames without agreement.
+        pact_answers;
+        /// Times that a peer agreed.
+        pacts_made;
+        /// Times that this ended.
+        pacts_ended;
+        /// Such messages without effect: not asked for, too often, relayed, or from a stranger.
+        pact_refused;
+        /// Such messages of another version, or broken.
+        pact_unknown;
+        /// Peers that we would agree with: too many.
+        pacts_full;
+        /// Order marks removed by the node.
+        marks_removed;
+        /// Receive reports sent.
+        receipts_sent;
+        /// Receive reports heard.
+        receipts_received;
+        /// Receive reports dropped because there were too many.
+        receipts_over_rate;
+        /// Receive reports that say what cannot be.
+        receipts_absurd;
+        /// Paths of which nothing is reported: too many.
+        receipts_full;
         /// Verbs that nobody has assigned.
         unassigned_verbs;
         /// REMOTE_TRACE received.
@@ -294,6 +320,10 @@ numbers! {
         bonded_peers;
         /// Their paths.
         reported_paths;
+        /// Peers with whom something is agreed on.
+        pacts;
+        /// Their paths on which is counted what comes.
+        receipt_paths;
         /// Bonds of our own.
         bonds;
         /// Their paths.

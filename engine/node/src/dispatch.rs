@@ -3,7 +3,7 @@
 // spec: wire, "Who may send what"
 
 use wire::message::{Ack, ConfigRequest, ErrorCode, ErrorMessage, InRe, RemoteTrace};
-use wire::message::{OkMessage, OkWhois, UserMessage, Whois};
+use wire::message::{OkMessage, OkWhois, PACT_KIND, UserMessage, Whois};
 use wire::{Address, Malformed, Now, Verb};
 
 use crate::Node;
@@ -64,7 +64,7 @@ impl Node {
             Verb::MulticastLike | Verb::MulticastGather | Verb::NetworkCredentials | Verb::NetworkConfig => {
                 Ok(self.network_message(now, arrival, from, id, known, payload))
             }
-            Verb::UserMessage => self.user_message_received(from, payload),
+            Verb::UserMessage => self.user_message_received(now, arrival, from, id, payload),
             Verb::RemoteTrace => self.remote_trace(payload),
             Verb::Ack => self.bonding(Ack::parse(payload).map(|_| ())),
             Verb::QosMeasurement => self.qos_measurement(now, arrival, from, id, payload),
@@ -163,8 +163,18 @@ impl Node {
         self.reply(now, to, arrival, Verb::Error, &payload);
     }
 
-    fn user_message_received(&mut self, from: Address, payload: &[u8]) -> Handled {
+    fn user_message_received(
+        &mut self,
+        now: Now,
+        arrival: &Arrival,
+        from: Address,
+        id: u64,
+        payload: &[u8],
+    ) -> Handled {
         let message = UserMessage::parse(payload)?;
+        if message.kind == PACT_KIND {
+            return Ok(self.pact_message(now, arrival, from, id, &message));
+        }
         self.event(Event::UserMessage { from, kind: message.kind, data: message.content.to_vec() });
         Ok(Heard::YES)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use network::{Policy, Standing};
 use wire::keys::Keys;
+use wire::message::Features;
 use wire::packet::Suite;
 use wire::{Address, Identity, NetworkId};
 
@@ -193,6 +194,11 @@ pub enum Event {
         /// Its content.
         data: Vec<u8>,
     },
+    /// Frames go to this peer over several paths at once, and it has not agreed to drop the copies.
+    CopiesDelivered {
+        /// The peer.
+        peer: Address,
+    },
     /// An upstream sees us at another IP address than before.
     ExternalAddressChanged {
         /// The upstream.
@@ -238,6 +244,13 @@ pub enum PlanChange {
         packet_id: u64,
         /// When the acknowledgement came, us.
         at_us: u64,
+    },
+    /// What we do for a peer, as agreed. Nothing at first; comes after its [`PlanChange::Peer`].
+    Given {
+        /// The peer.
+        address: Address,
+        /// Marks are taken off its frames and obeyed; [`crate::Node::handle_receipts`] hears what comes.
+        given: Features,
     },
     /// A network that runs.
     Network {
@@ -292,6 +305,7 @@ impl fmt::Debug for PlanChange {
             PlanChange::PeerGone(address) => write!(f, "PeerGone({address})"),
             PlanChange::Bond { address, bond } => write!(f, "Bond({address}, {bond:?})"),
             PlanChange::Acked { address, packet_id, .. } => write!(f, "Acked({address}, {packet_id:016x})"),
+            PlanChange::Given { address, given } => write!(f, "Given({address}, {given:?})"),
             PlanChange::Network { id, mtu, fast } => write!(f, "Network({id}, mtu {mtu}, fast {fast})"),
             PlanChange::NetworkGone(id) => write!(f, "NetworkGone({id})"),
             PlanChange::Member { network, address, allowed } => {
@@ -325,6 +339,10 @@ pub struct Bonding {
     pub routes: Vec<Route>,
     /// Through a root.
     pub relay: Option<Route>,
+    /// The peer takes order marks: frames of one flow that take several paths get them.
+    pub marks: bool,
+    /// The peer drops what comes twice: anything may be sent again.
+    pub duplicates_dropped: bool,
 }
 
 /// What a shard saw and sent on one path of one peer since its last report. A reception counts only if it was
@@ -363,6 +381,25 @@ pub struct Arrival {
     /// The packet's ID.
     pub packet_id: u64,
     /// How long ago it came. us.
+    pub age_us: u64,
+}
+
+/// Frames that a shard received straight from a peer that is told what comes, over one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The peer.
+    pub peer: Address,
+    /// Our socket.
+    pub socket: LocalSocketId,
+    /// The remote endpoint.
+    pub remote: SocketAddr,
+    /// How many, repetitions included.
+    pub packets: u64,
+    /// Bytes of their packets.
+    pub bytes: u64,
+    /// ID of the newest.
+    pub newest: u64,
+    /// How long ago that one came. us.
     pub age_us: u64,
 }
 

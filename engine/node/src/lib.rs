@@ -64,6 +64,7 @@ mod learn;
 pub mod limits;
 mod members;
 mod narrow;
+mod pact;
 mod path;
 mod peer;
 mod plan;
@@ -102,7 +103,7 @@ pub use bonds::BondError;
 pub use counters::{Counters, Gauges};
 pub use io::{
     Activity, Arrival, Bonding, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus,
-    PeerStatus, PlanChange, Port, Relayed, RestoreError, Route, Socket, StateKey,
+    PeerStatus, PlanChange, Port, Receipt, Relayed, RestoreError, Route, Socket, StateKey,
 };
 pub use network::Networks;
 pub use settings::{PhysicalNetwork, Settings, WarmUp};
@@ -146,6 +147,7 @@ pub struct Node {
     authorised: members::Authorised,
     lanes: lanes::Lanes,
     reports: qos::Reports,
+    pacts: pact::Pacts,
     bonds: bonds::Bonds,
     plan: plan::Plan,
     narrowed: narrow::Narrowed,
@@ -192,6 +194,7 @@ impl Node {
             authorised: members::Authorised::default(),
             lanes: lanes::Lanes::default(),
             reports: qos::Reports::default(),
+            pacts: pact::Pacts::default(),
             plan: plan::Plan::default(),
             narrowed: narrow::Narrowed::default(),
             timers: timers::Timers::new(now),
@@ -222,7 +225,7 @@ impl Node {
         let probe = self.rendezvous.next_probe_ms();
         let spread = self.spreads.next_ms();
         let sometimes = [ping, watch, probe, spread, self.next_warm_ms(), self.reports.next_ms(), self.bonds.next_ms()];
-        let sometimes = sometimes.into_iter().flatten();
+        let sometimes = sometimes.into_iter().chain([self.pacts.next_ms()]).flatten();
         sometimes.chain([self.timers.next_tick_ms, self.networks.poll_timeout()]).min()
     }
 
@@ -245,6 +248,7 @@ impl Node {
         let [spread_peers, spread_sockets] = self.spreads.sizes();
         let [bonded_peers, reported_paths] = self.reports.sizes();
         let [bonds, bond_paths] = self.bonds.sizes();
+        let [pacts, receipt_paths] = self.pacts.sizes();
         Gauges {
             peers: self.peers.len(),
             cached_peers: self.cache.len(),
@@ -275,6 +279,8 @@ impl Node {
             lane_peers: self.lanes.peers(),
             bonded_peers,
             reported_paths,
+            pacts,
+            receipt_paths,
             bonds,
             bond_paths,
         }

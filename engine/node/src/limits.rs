@@ -404,6 +404,27 @@ pub const BOND_SEARCH_MS: [u64; 4] = [1_000, 2_000, 4_000, 8_000];
 /// Paths tried in one round. ours.
 pub const BOND_SEARCH_MAX: usize = 32;
 
+// What Hawsers agree on. ours.
+
+/// Peers with whom something is agreed on at a time: 192 KiB of packet IDs are remembered of each that bonds with us.
+pub const PACTS_MAX: usize = 512;
+/// Their paths on which is counted what comes; four for each.
+pub const PACT_PATHS_MAX: usize = 2_048;
+/// An offer that waits for a path of its own is looked at again after this long. ms.
+pub const PACT_RETRY_MS: u64 = 2_000;
+/// What is remembered of a peer for the sake of a rate alone is forgotten after this long. ms.
+pub const PACT_IDLE_MS: u64 = 60_000;
+/// Offers without answer after which a peer is taken not to be a Hawser.
+pub const PACT_OFFERS_IN_VAIN: u32 = 4;
+/// Between two receive reports over one path under load. ms.
+pub const PACT_REPORT_MS: u64 = 25;
+/// And while less comes than the next. ms.
+pub const PACT_REPORT_SLOW_MS: u64 = 1_000;
+/// What must have come for a report to be a hundredth of it: a report is 98 bytes with UDP and IP. bytes.
+pub const PACT_REPORT_BYTES: u64 = 9_800;
+/// Receive reports of one peer that are heard: five paths under load.
+pub const PACT_REPORTS_PER_S: u32 = 200;
+
 // Networks.
 
 /// Networks hear of frames that shards carry this often per peer. ms, ours.

@@ -156,6 +156,7 @@ impl Node {
             self.counters.dropped_repeat += 1;
             return Ok(Heard::NO);
         }
+        let payload = if verb == Verb::ExtFrame { self.unmarked(now, arrival, from, payload) } else { payload };
         Ok(self.network_message(now, arrival, from, id, verb, payload))
     }
 

@@ -103,6 +103,7 @@ impl Node {
         self.warm_up(now, address);
         let present = self.planned(now, address);
         if self.plan.peers.get(&address) == present.as_ref() {
+            self.plan_given(address);
             return self.plan_bond(now, address);
         }
         let change = match present {
@@ -117,6 +118,7 @@ impl Node {
             }
         };
         self.output(Output::Plan(change));
+        self.plan_given(address);
         self.plan_bond(now, address);
     }
 

@@ -49,6 +49,7 @@ impl Node {
         self.spread_step(now);
         self.send_reports(now);
         self.bonds_step(now);
+        self.pacts_step(now);
         if now_ms >= self.timers.next_watch_ms && !self.watched.is_empty() {
             self.watch_tick(now);
         }

@@ -52,6 +52,25 @@ pub struct Arrival {
     pub age_us: u64,
 }
 
+/// Frames that came straight from a peer that is told what comes, over one path, since the last tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The peer.
+    pub peer: Address,
+    /// Our socket.
+    pub socket: SocketId,
+    /// The remote endpoint.
+    pub remote: SocketAddr,
+    /// How many, repetitions included.
+    pub packets: u64,
+    /// Bytes of their packets.
+    pub bytes: u64,
+    /// ID of the newest.
+    pub newest: u64,
+    /// How long ago that one came. us.
+    pub age_us: u64,
+}
+
 /// What a shard saw since its last tick.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -59,6 +78,8 @@ pub struct Report {
     pub activity: Vec<Activity>,
     /// Of peers that bond.
     pub arrivals: Vec<Arrival>,
+    /// Of peers that are told what comes.
+    pub receipts: Vec<Receipt>,
     /// Of peers that we bond with.
     pub bonds: Vec<(Address, bond::Seen)>,
 }
@@ -66,13 +87,14 @@ pub struct Report {
 impl Report {
     /// There was nothing.
     pub fn is_empty(&self) -> bool {
-        self.activity.is_empty() && self.bonds.is_empty()
+        self.activity.is_empty() && self.receipts.is_empty() && self.bonds.is_empty()
     }
 
     /// Forgets all of it.
     pub fn clear(&mut self) {
         self.activity.clear();
         self.arrivals.clear();
+        self.receipts.clear();
         self.bonds.clear();
     }
 }
@@ -83,6 +105,18 @@ pub(crate) struct Ledger {
     lines: Vec<Line>,
     /// If the peer bonds: what came by each line, in their order.
     arrivals: Option<Vec<Arrivals<ARRIVALS_MAX>>>,
+    /// If the peer is told what comes.
+    receipts: Option<Vec<Count>>,
+}
+
+/// What came over one path, repetitions included.
+#[derive(Debug)]
+struct Count {
+    path: Path,
+    packets: u64,
+    bytes: u64,
+    newest: u64,
+    newest_us: u64,
 }
 
 #[derive(Debug)]
@@ -110,7 +144,31 @@ pub(crate) struct Full;
 
 impl Ledger {
     pub(crate) fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.lines.is_empty() && self.receipts.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// Whether the peer is told what comes.
+    pub(crate) fn set_reported(&mut self, reported: bool) {
+        if reported != self.receipts.is_some() {
+            self.receipts = reported.then(|| Vec::with_capacity(4));
+        }
+    }
+
+    /// Counts a frame for a peer that is told what comes, if this is one.
+    pub(crate) fn counted(&mut self, path: Path, came: Received) -> Result<(), Full> {
+        let Some(receipts) = self.receipts.as_mut().filter(|_| came.hops0) else { return Ok(()) };
+        let at = match receipts.iter().position(|count| count.path == path) {
+            Some(at) => at,
+            None if receipts.len() == ACTIVITY_PATHS_MAX => return Err(Full),
+            None => {
+                receipts.push(Count { path, packets: 0, bytes: 0, newest: 0, newest_us: 0 });
+                receipts.len() - 1
+            }
+        };
+        let count = &mut receipts[at];
+        (count.packets, count.bytes) = (count.packets + 1, count.bytes + came.bytes as u64);
+        (count.newest, count.newest_us) = (came.packet_id, came.now.mono_us);
+        Ok(())
     }
 
     /// Whether the peer bonds.
@@ -157,6 +215,15 @@ impl Ledger {
             }));
             arrivals.clear();
         }
+        report.receipts.extend(self.receipts.iter_mut().flat_map(|counts| counts.drain(..)).map(|count| Receipt {
+            peer,
+            socket: count.path.socket,
+            remote: count.path.remote,
+            packets: count.packets,
+            bytes: count.bytes,
+            newest: count.newest,
+            age_us: now.mono_us.saturating_sub(count.newest_us),
+        }));
         report.activity.extend(self.lines.drain(..).map(|line| Activity {
             peer,
             socket: line.path.socket,
@@ -244,6 +311,30 @@ mod tests {
         assert_eq!(ledger.received(path(1000), came(1, true, 1)), Err(Full));
         assert_eq!(ledger.received(path(0), came(1, true, 1)), Ok(()));
         assert_eq!(drained(&mut ledger).len(), ACTIVITY_PATHS_MAX);
+    }
+
+    #[test]
+    fn a_peer_that_is_told_what_comes_has_its_frames_counted_by_path_and_relayed_ones_not() {
+        let mut ledger = Ledger::default();
+        ledger.counted(path(1), came(1, true, 100)).unwrap();
+        assert!(ledger.is_empty(), "nobody asked");
+        ledger.set_reported(true);
+        for (port, id, hops0) in [(1, 10, true), (2, 11, true), (1, 12, true), (1, 13, false)] {
+            ledger.counted(path(port), came(id, hops0, 100)).unwrap();
+        }
+        ledger.set_reported(true); // told again: nothing is lost
+        assert!(!ledger.is_empty());
+        let mut report = Report::default();
+        ledger.drain(Now::at_ms(1000), PEER, &mut report);
+        let Path { socket, remote } = path(1);
+        let first = Receipt { peer: PEER, socket, remote, packets: 2, bytes: 200, newest: 12, age_us: 988_000 };
+        assert_eq!(report.receipts[0], first);
+        assert_eq!((report.receipts[1].packets, report.receipts[1].newest), (1, 11));
+        assert!(ledger.is_empty() && report.activity.is_empty() && !report.is_empty());
+        for port in 0..ACTIVITY_PATHS_MAX as u16 {
+            ledger.counted(path(port), came(1, true, 1)).unwrap();
+        }
+        assert_eq!(ledger.counted(path(1000), came(1, true, 1)), Err(Full));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use network::rules::{self, Direction};
-use wire::message::Frame;
+use wire::message::{Features, Frame};
 use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
 use wire::{Address, Mac, Now, Verb};
 
@@ -138,12 +138,17 @@ impl Shard {
             return;
         }
         let Some(peer) = self.tables.peers.get_mut(&sender) else { return };
+        let received = Received { now, packet_id: view.id(), hops0, bytes: packet.len() };
+        if peer.given.has(Features::REPORTS)
+            && peer.ledger(sender, &mut self.tables.active).counted(path, received).is_err()
+        {
+            self.counters.activity_full += 1;
+        }
         // spec: paths, "Hardening bounds", duplicates
         if !peer.keys.first_time(view.id()) {
             self.counters.duplicate += 1;
             return;
         }
-        let received = Received { now, packet_id: view.id(), hops0, bytes: packet.len() };
         if peer.ledger(sender, &mut self.tables.active).received(path, received).is_err() {
             self.counters.activity_full += 1;
         }

@@ -34,7 +34,7 @@ use wire::fragment::{Reassembler, ReassemblyCounters};
 use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
-pub use activity::{ACTIVITY_PATHS_MAX, ARRIVALS_MAX, Activity, Arrival, Report};
+pub use activity::{ACTIVITY_PATHS_MAX, ARRIVALS_MAX, Activity, Arrival, Receipt, Report};
 pub use clamp::MSS_MIN;
 pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, TapSlot, ToControl};

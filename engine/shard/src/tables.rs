@@ -8,6 +8,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use network::{Policy, Standing};
 use wire::keys::Keys;
+use wire::message::Features;
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId, Now};
 
@@ -43,6 +44,10 @@ pub struct Bonding {
     pub routes: Vec<Route>,
     /// Through a root.
     pub relay: Option<Route>,
+    /// The peer takes order marks: frames of one flow that take several paths get them.
+    pub marks: bool,
+    /// The peer drops what comes twice: anything may be sent again.
+    pub duplicates_dropped: bool,
 }
 
 /// A change of what a shard knows.
@@ -78,6 +83,13 @@ pub enum Update {
         packet_id: u64,
         /// When the acknowledgement came, us.
         at_us: u64,
+    },
+    /// What we do for a peer, as agreed: at first nothing. The peer must be known.
+    Given {
+        /// The peer.
+        address: Address,
+        /// Marks are taken off its frames and obeyed; [`crate::Report::receipts`] tells what came.
+        given: Features,
     },
     /// A network; replaces what was known of it, but for its members.
     Network {
@@ -140,6 +152,8 @@ pub(crate) struct Peer {
     pub(crate) keys: Arc<Keys>,
     pub(crate) suite: Suite,
     pub(crate) route: Option<Route>,
+    /// What we do for it.
+    pub(crate) given: Features,
     pub(crate) bond: Option<Arc<Bonding>>,
     pub(crate) heard: Heard,
     ledger: Ledger,
@@ -215,10 +229,18 @@ impl Tables {
                 None => {
                     let mut ledger = Ledger::default();
                     ledger.set_bonded(bonded);
-                    self.peers
-                        .insert(address, Peer { keys, suite, route, bond: None, heard: Heard::default(), ledger });
+                    self.peers.insert(
+                        address,
+                        Peer { keys, suite, route, bond: None, given: Features::NONE, heard: Heard::default(), ledger },
+                    );
                 }
             },
+            Update::Given { address, given } => {
+                if let Some(peer) = self.peers.get_mut(&address) {
+                    peer.given = given;
+                    peer.ledger.set_reported(given.has(Features::REPORTS));
+                }
+            }
             Update::PeerGone(address) => {
                 self.peers.remove(&address);
                 self.active.retain(|&active| active != address);

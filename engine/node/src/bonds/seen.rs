@@ -4,7 +4,7 @@
 use bond::qos::is_sampled;
 use bond::{Observed, Seen};
 use std::collections::VecDeque;
-use wire::message::QosRecord;
+use wire::message::{QosRecord, ReceiveReport};
 use wire::{Address, Now};
 
 use super::Held;
@@ -94,7 +94,7 @@ impl Node {
                 }
                 Seen::Sent { path, packets, bytes } => {
                     held.data_us = Some(now.mono_us);
-                    held.bond.sent(path, packets, bytes);
+                    held.bond.sent(now, path, packets, bytes);
                     if let Some(line) = held.line_mut(path) {
                         line.carried.bytes += bytes;
                         line.carried.outbound += packets;
@@ -140,7 +140,7 @@ impl Node {
             line.carried.bytes += bytes as u64;
             line.carried.outbound += 1;
             let id = line.id;
-            held.bond.sent(id, 1, bytes as u64);
+            held.bond.sent(now, id, 1, bytes as u64);
         }
     }
 
@@ -166,5 +166,12 @@ impl Node {
             let round_us = now.mono_us.saturating_sub(sent_us) % (65_536 * 1000);
             bond.reported(now, line.id, round_us as i64 - i64::from(record.holding_ms) * 1000);
         }
+    }
+
+    /// A peer says what came of ours over a path. False if that cannot be. // ours
+    pub(crate) fn bond_arrived(&mut self, now: Now, peer: Address, path: &Path, report: &ReceiveReport) -> bool {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return true };
+        let Some(id) = held.line_of(path).map(|line| line.id) else { return true };
+        held.bond.report(now, id, report)
     }
 }
