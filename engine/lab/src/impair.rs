@@ -173,12 +173,13 @@ fn open(dev: &str) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-type Frame = (Box<[u8; FRAME]>, usize);
+/// A buffer of [`FRAME`] bytes, and how many of them are the frame.
+type Frame = (Vec<u8>, usize);
 
 struct Worker {
     sockets: Vec<[OwnedFd; 2]>,
     pipes: Vec<[pipe::Pipe<Frame>; 2]>,
-    spare: Vec<Box<[u8; FRAME]>>,
+    spare: Vec<Vec<u8>>,
     shared: Arc<Shared>,
     start: Instant,
     version: u64,
@@ -259,7 +260,7 @@ impl Worker {
         let fd = self.sockets[line][way].as_fd();
         let pipe = &mut self.pipes[line][way];
         for taken in 0..BATCH {
-            let mut buffer = self.spare.pop().unwrap_or_else(|| Box::new([0; FRAME]));
+            let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; FRAME]);
             match receive(fd, &mut buffer[..]) {
                 Ok(len) if len <= FRAME => {
                     if let Some(due) = pipe.admit(now, len) {
