@@ -530,7 +530,7 @@ fn settings(v: &Value, mode: Mode) -> Settings {
         active_reselect: text(&p["activeReselect"]),
         link_select_method: text(&p["linkSelectMethod"]),
         quality: entries(&p["linkQuality"]).into_iter().map(|(k, v)| (k, v.as_f64().unwrap())).collect(),
-        negotiate: false,
+        negotiate: None,
         links: entries(&p["links"]).iter().map(|(k, l)| (k.clone(), link(l))).collect(),
     };
     Settings {

@@ -1,6 +1,8 @@
 //! The command line: what can be said, and which part of the house does it. Every failure is one message that says what
 //! to do next, and an exit code that says which kind it was.
 
+mod bond_flags;
+
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,6 +17,8 @@ use crate::client::{Client, ClientError};
 use crate::home::{DEFAULT_HOME, Home};
 use crate::local_conf::parse_endpoint;
 use crate::{daemon, show, tools};
+
+pub use bond_flags::BondArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -185,6 +189,9 @@ pub struct UpArgs {
     /// Use loopback addresses as links too
     #[arg(long, hide = true)]
     pub allow_loopback: bool,
+    /// Several links as one.
+    #[command(flatten, next_help_heading = "Bonding: several links as one, off unless a policy is named")]
+    pub bond: BondArgs,
 }
 
 /// Cores by the kernel's numbers.
@@ -769,6 +776,8 @@ mod tests {
             "hawser join 6af3745e97000001 --allow-global true",
             "hawser identity new --out f",
             "hawser up --io mmsg --busy-poll 50",
+            "hawser up --bond-policy balance-aware --link eth0,capacity=200M --link wwan0,mode=spare,ipv=4,mtu=1400",
+            "hawser up --bond-mode compat --bond-peer b9fd86978b=broadcast",
             "hawser identity show",
             "hawser identity check f",
             "hawser planet make --root id@10.0.0.1/9993,10.1.0.1/9993 --root id2@10.0.0.2/9993 --out p --key k --force",

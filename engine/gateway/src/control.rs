@@ -2,6 +2,7 @@
 //! other part of the gateway is reached from here by a bounded queue, and none of them is ever waited for.
 
 mod answers;
+mod bonding;
 mod counts;
 mod tcp;
 
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bond::config::Bonding;
 use controller::{Controller, FileStorage};
 use node::{LocalSocketId, Node, Output, PlanChange, StateKey};
 use shard::{SocketId, Update};
@@ -22,6 +24,7 @@ use wire::world::{World, WorldKind};
 use wire::{Address, Mac, MulticastGroup, NetworkId, Now, SecretIdentity};
 
 use crate::api::{Gate, Pending};
+use crate::cli::BondArgs;
 use crate::dataplane::{DataPlane, FromShard};
 use crate::home::{Home, PUBLIC, signer_file};
 use crate::links::{self, Filter, Link, LinkChange, Links, MAX_LINKS, Ports};
@@ -36,6 +39,7 @@ use crate::tcp_relay::{Fallback, is_tunnel};
 use crate::tcp_relay_server::RelayServer;
 use crate::writer::Writer;
 
+pub use bonding::Bonds;
 pub use tcp::FallbackArgs;
 
 /// Events of shards handled before everything else gets its turn again.
@@ -112,6 +116,10 @@ pub struct Control {
     spread: SpreadSockets,
     /// Interfaces that the operator names and that are not there.
     missing: BTreeSet<String>,
+    /// Interfaces that a bond is to use and that are no links of ours.
+    left_out: BTreeSet<String>,
+    /// What is wrong with a local.conf that was written since the start.
+    conf_fault: Option<String>,
     /// When another secondary port is drawn, unless a root answers before.
     redraw_at_ms: Option<u64>,
     /// Where routers let others reach our sockets.
@@ -164,6 +172,10 @@ pub struct Parts {
     pub port_spread: Option<bool>,
     /// What the command line says of the TCP fallback.
     pub fallback: FallbackArgs,
+    /// What the command line says of bonding.
+    pub bond_args: BondArgs,
+    /// What command line and settings say of it together.
+    pub bonds: Bonds,
     /// The TCP relay that we run for others.
     pub relay_server: Option<RelayServer>,
     /// Who may use the API.
@@ -215,6 +227,7 @@ pub fn node_settings(
     allow_loopback: bool,
     port_spread: Option<bool>,
     failover: FailoverArgs,
+    bonding: Arc<Bonding>,
 ) -> node::Settings {
     let physical = conf.physical.iter().map(|p| node::PhysicalNetwork {
         prefix: p.net,
@@ -232,7 +245,7 @@ pub fn node_settings(
         salsa_only: conf.settings.salsa_only,
         fast_failover: !(failover.off || conf.settings.no_fast_failover),
         warm_up: failover.warm_up.unwrap_or(conf.settings.warm_up),
-        bonding: Arc::default(),
+        bonding,
     }
 }
 
@@ -342,6 +355,8 @@ impl Control {
             links: Links::new(parts.ports, parts.shards, parts.lanes),
             spread: SpreadSockets::default(),
             missing: BTreeSet::new(),
+            left_out: BTreeSet::new(),
+            conf_fault: None,
             redraw_at_ms: parts.redraw.then(|| parts.clock.now().ms() + REDRAW_MS),
             mapped: BTreeMap::new(),
             p: parts,
@@ -501,15 +516,29 @@ impl Control {
             return;
         }
         self.p.conf_modified = modified;
-        let conf = match LocalConf::load(&self.p.home.local_conf()) {
-            Ok(conf) => conf,
-            Err(e) => return error!("{e}; the settings in force stay"),
+        let read = LocalConf::load(&self.p.home.local_conf()).map_err(|e| e.to_string());
+        let read = read.and_then(|conf| {
+            let bonds = Bonds::new(&conf, &self.p.bond_args, &self.p.fallback);
+            bonds.map(|bonds| (conf, bonds)).map_err(|e| e.to_string())
+        });
+        let (conf, bonds) = match read {
+            Ok(read) => read,
+            Err(e) => {
+                error!("{e}; the settings in force stay");
+                self.conf_fault = Some(e);
+                return;
+            }
         };
         info!("local.conf read again");
+        self.conf_fault = None;
+        bonds.say(&self.p.bonds);
         for key in self.p.conf.settings.changed_at_start_only(&conf.settings) {
             warn!("settings.{key} counts at start only: what was in force stays until the next one");
         }
-        self.p.node.set_settings(now, node_settings(&conf, self.p.allow_loopback, self.p.port_spread, self.p.failover));
+        let bonding = Arc::clone(&bonds.bonding);
+        let settings = node_settings(&conf, self.p.allow_loopback, self.p.port_spread, self.p.failover, bonding);
+        self.p.node.set_settings(now, settings);
+        self.p.bonds = bonds;
         self.p.gate.allow_from(conf.settings.allow_management_from.clone());
         self.p.conf = conf;
         self.filter = filter_of(&self.p);
@@ -756,18 +785,6 @@ impl Control {
         };
         let wanted: Vec<portmap::Wanted> = self.links.iter().filter_map(tertiary).collect();
         mapper.want(&wanted);
-    }
-
-    /// Says which interfaces the operator waits for, once.
-    fn look_for_missing(&mut self) {
-        if self.interfaces.is_empty() {
-            return; // not read yet
-        }
-        let missing = self.filter.missing(&self.interfaces);
-        for name in missing.difference(&self.missing) {
-            warn!(interface = name, "there is no such interface; it is used when it appears");
-        }
-        self.missing = missing;
     }
 
     fn taps_say(&mut self, now: Now, report: Report) {

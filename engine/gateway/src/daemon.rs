@@ -20,7 +20,7 @@ use wire::{NetworkId, SecretIdentity};
 
 use crate::api::{self, Gate, MAX_PENDING_ASKS};
 use crate::cli::UpArgs;
-use crate::control::{Clock, Control, FailoverArgs, FallbackArgs, Inbox, Parts, node_settings};
+use crate::control::{Bonds, Clock, Control, FailoverArgs, FallbackArgs, Inbox, Parts, node_settings};
 use crate::dataplane::{self, DataPlane};
 use crate::home::{DEFAULT_PORT, Home, HomeError, Loaded, PUBLIC};
 use crate::links::{self, Ports};
@@ -108,6 +108,8 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     let _lock = home.lock()?;
     let conf_modified = home.local_conf_modified();
     let conf = LocalConf::load(&home.local_conf())?;
+    let bonds = Bonds::new(&conf, &args.bond, &fallback(args)).map_err(|e| UpError::State(format!("bonding: {e}")))?;
+    bonds.say(&Bonds::default());
     if !home.identity_secret().exists() {
         info!("making an identity; its address is a proof of work, this takes some seconds");
     }
@@ -125,7 +127,7 @@ pub fn run(home: &Home, args: &UpArgs) -> Result<(), UpError> {
     if !nix::unistd::geteuid().is_root() {
         warn!("not root: TAP devices cannot be made, so networks will be in state PORT_ERROR");
     }
-    let (home, args, conf) = (home.clone(), args.clone(), (conf, conf_modified));
+    let (home, args, conf) = (home.clone(), args.clone(), (conf, conf_modified, bonds));
     match io.backend {
         Backend::Mmsg => {
             let plain = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -242,7 +244,7 @@ fn make_controller(
 async fn up<S: StateStore + 'static>(
     home: Home,
     args: UpArgs,
-    (conf, conf_modified): (LocalConf, Option<SystemTime>),
+    (conf, conf_modified, bonds): (LocalConf, Option<SystemTime>, Bonds),
     loaded: Loaded,
     ports: Ports,
     (shards, io): (usize, Choice),
@@ -250,7 +252,8 @@ async fn up<S: StateStore + 'static>(
 ) -> Result<(), UpError> {
     let clock = Clock::start();
     let (networks, token) = (loaded.networks.iter().map(|n| n.id).collect::<Vec<_>>(), loaded.token.clone());
-    let settings = node_settings(&conf, args.allow_loopback, args.port_spread, failover(&args));
+    let bonding = Arc::clone(&bonds.bonding);
+    let settings = node_settings(&conf, args.allow_loopback, args.port_spread, failover(&args), bonding);
     let identity = loaded.identity.clone();
     let node = make_node(clock, &identity, &loaded, settings)?;
     let controller = make_controller(clock, &home, &identity)?;
@@ -279,12 +282,6 @@ async fn up<S: StateStore + 'static>(
     let (reports, reported) = mpsc::channel(MAX_PENDING_REPORTS);
     let taps = Taps::new(netlink, shards, device_names(&home), reports);
     let taps = tokio::task::spawn_local(taps.run(ordered, changes));
-
-    let fallback = FallbackArgs {
-        allow: args.allow_tcp_fallback_relay,
-        force: args.force_tcp_relay,
-        relay: args.tcp_fallback_relay,
-    };
     let relay_server = start_relay(&args, &conf)?;
 
     let writer = Writer::start(store);
@@ -298,7 +295,9 @@ async fn up<S: StateStore + 'static>(
         failover: failover(&args),
         mss_clamp: !args.no_mss_clamp,
         port_spread: args.port_spread,
-        fallback,
+        fallback: fallback(&args),
+        bond_args: args.bond.clone(),
+        bonds,
         relay_server,
         gate,
         ports,
@@ -330,6 +329,10 @@ async fn up<S: StateStore + 'static>(
 
 fn failover(args: &UpArgs) -> FailoverArgs {
     FailoverArgs { off: args.no_fast_failover, warm_up: args.warm_up }
+}
+
+fn fallback(args: &UpArgs) -> FallbackArgs {
+    FallbackArgs { allow: args.allow_tcp_fallback_relay, force: args.force_tcp_relay, relay: args.tcp_fallback_relay }
 }
 
 /// The TCP relay for others, if it is asked for.

@@ -135,6 +135,12 @@ impl Filter {
         listed && !self.interface_prefix_blacklist.iter().any(|p| name.starts_with(p.as_str()))
     }
 
+    /// Whether no address of this interface can be a link.
+    pub fn leaves_out(&self, name: &str) -> bool {
+        let any = IpAddr::from([192, 0, 2, 1]);
+        self.bind.is_empty() && !(self.allow_loopback && name == "lo") && !self.interface_usable(name, any)
+    }
+
     /// Interfaces that are asked for and not there.
     pub fn missing(&self, interfaces: &[Interface]) -> BTreeSet<String> {
         let there = |name: &&String| interfaces.iter().any(|i| i.name == **name);

@@ -60,6 +60,8 @@ pub struct StatusFacts<'a> {
     pub io: &'a Choice,
     /// The TCP fallback: its settings, and whether it is in use.
     pub tcp_fallback: (tcp_relay::Settings, bool),
+    /// What the operator should know of the settings.
+    pub warnings: Vec<String>,
     /// Our own counters, by room.
     pub counters: Value,
 }
@@ -107,6 +109,7 @@ pub fn status(now: Now, facts: &StatusFacts<'_>) -> Value {
         "nat": facts.nat.iter().map(nat).collect::<Vec<_>>(),
         "shards": facts.shards,
         "io": {"backend": facts.io.backend.to_string(), "why": facts.io.why},
+        "warnings": facts.warnings,
         "counters": facts.counters,
     });
     object.extend(fields.as_object().cloned().unwrap_or_default());
@@ -421,6 +424,7 @@ mod tests {
             shards: 2,
             io: &uring::probe::choose(uring::Backend::Mmsg).expect("always there"),
             tcp_fallback: (tcp_relay::Settings::default(), false),
+            warnings: Vec::new(),
             counters: json!({}),
         };
         let object = status(Now::at_ms(5), &facts);

@@ -83,6 +83,7 @@ fn status_rows(v: &Value) -> Vec<(&'static str, String)> {
         ("nat", nat(&v["nat"])),
         ("shards", text(&v["shards"])),
         ("io", format!("{} ({})", text(&v["io"]["backend"]), text(&v["io"]["why"]))),
+        ("warnings", items(&v["warnings"]).iter().map(text).collect::<Vec<_>>().join("\n")),
     ]
 }
 

@@ -307,11 +307,18 @@ fn settings_that_change_are_taken_over_and_wrong_ones_change_nothing() {
     assert_eq!(listening(&world.a), json!(["10.90.0.2/9993"]));
     std::fs::write(&file, r#"{"settings": {"interfacePrefixBlacklist": ["wan"]}}"#).expect("write");
     until("the link is given up", || listening(&world.a) == json!([]));
-    std::fs::write(&file, r#"{"settings": {"#).expect("write");
+    std::fs::write(&file, r#"{"settings": {"defaultBondingPolicy": "balance-awre"}}"#).expect("write");
     until("the mistake is reported", || world.a.log_tail().contains("the settings in force stay"));
+    let warnings = || world.a.status().expect("status")["warnings"].to_string();
+    assert!(warnings().contains(r#"did you mean \"balance-aware\"?"#), "{}", warnings());
     assert_eq!(listening(&world.a), json!([]), "still as before");
-    std::fs::write(&file, "{}").expect("write");
+    let bond = r#"{"settings": {"defaultBondingPolicy": "x",
+                   "policies": {"x": {"basePolicy": "balance-xor", "links": {"wan": {}, "lte0": {}, "lo": {}}}}}}"#;
+    std::fs::write(&file, bond).expect("write");
     until("the link is back", || listening(&world.a) == json!(["10.90.0.2/9993"]));
+    let said = warnings();
+    assert!(said.contains("there is no interface lte0") && said.contains("lo is no link"), "{said}");
+    assert!(!said.contains("balance-aware") && !said.contains("wan "), "{said}");
 }
 
 #[test]
@@ -345,6 +352,10 @@ fn what_the_operator_does_wrong_is_said_with_its_own_exit_code() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("did you mean \"primaryPort\"?"), "{}", text(&refused.stderr));
     std::fs::remove_file(dir.path().join("local.conf")).expect("remove");
+    let refused = hawser(&["up", "--home", &home, "--link", "eth0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("name one with --bond-policy"), "{}", text(&refused.stderr));
+    assert_eq!(hawser(&["up", "--home", &home, "--link", "eth0,capcity=1M"]).status.code(), Some(2));
     std::fs::write(dir.path().join("planet"), "not a planet").expect("write");
     let refused = hawser(&["up", "--home", &home, "--port", "0"]);
     assert_eq!(refused.status.code(), Some(1));

@@ -103,8 +103,9 @@ fn a_peer_may_have_a_policy_of_ones_own_a_standard_one_or_none() {
 #[test]
 fn compat_gives_a_peer_that_names_a_standard_policy_the_default_and_says_so() {
     let mut written = Settings { default: "balance-xor".into(), mode: Mode::Compat, ..Settings::default() };
-    written.peers = [(2, "balance-rr".into()), (3, "balance-xor".into())].into();
+    written.peers = [(2, "balance-rr".into()), (3, "balance-xor".into()), (4, "none".into())].into();
     let (bonding, said) = Bonding::read(&written);
+    assert!(bonding.of(4).is_none(), "none is none in every mode");
     assert_eq!(bonding.of(2).unwrap().policy, Policy::BalanceXor);
     assert_eq!(said, [Problem::PeerDefault(2, "balance-rr".into())]);
     assert!(!refused(&written));
@@ -314,7 +315,7 @@ fn what_a_policy_cannot_act_on_is_said() {
         active_reselect: to("better"),
         link_select_method: to("better"),
         quality: [("lat_max".to_owned(), 100.0)].into(),
-        negotiate: true,
+        negotiate: Some(true),
         ..policy(base, &[])
     };
     let keys = |written: &Settings| -> Vec<&'static str> {

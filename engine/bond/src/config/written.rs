@@ -48,7 +48,7 @@ pub struct PolicySettings {
     /// `linkQuality`
     pub quality: BTreeMap<String, f64>,
     /// `negotiate`: ours.
-    pub negotiate: bool,
+    pub negotiate: Option<bool>,
     /// `links`
     pub links: BTreeMap<String, LinkSettings>,
 }
@@ -203,6 +203,7 @@ impl Bonding {
                     if settings.mode == Mode::Compat { standard(&settings.default) } else { None }
                 }
                 (Some(params), _) => Some(params.clone()),
+                _ if name == "none" => None,
                 (None, Mode::Compat) => {
                     if *name != settings.default {
                         problems.push(Problem::PeerDefault(address, name.clone()));
@@ -250,7 +251,7 @@ fn read_policy(name: &str, written: &PolicySettings, mode: Mode, problems: &mut 
     params.packets_per_link = number("packetsPerLink", written.packets_per_link, PACKETS_PER_LINK, 1);
     params.select = read_select(name, written, mode, problems);
     params.quality = read_quality(name, &written.quality, mode, problems);
-    params.negotiate = written.negotiate && policy == Policy::ActiveBackup;
+    params.negotiate = written.negotiate == Some(true) && policy == Policy::ActiveBackup;
     params.links = read_links(name, &written.links, mode, problems);
     say_what_has_no_effect(name, written, &params, problems);
     Some(params)
@@ -271,7 +272,7 @@ fn say_what_has_no_effect(name: &str, written: &PolicySettings, params: &Params,
     note(written.link_select_method.is_some() && !backup, "linkSelectMethod", "only active-backup selects one path");
     let unread = backup && compat && written.link_select_method.is_some() && written.active_reselect.is_none();
     note(unread, "linkSelectMethod", "bondingMode compat reads activeReselect only");
-    note(written.negotiate && !backup, "negotiate", "only active-backup agrees on one path");
+    note(written.negotiate == Some(true) && !backup, "negotiate", "only active-backup agrees on one path");
     note(
         !written.quality.is_empty() && !compat,
         "linkQuality",

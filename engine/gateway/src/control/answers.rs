@@ -62,6 +62,7 @@ impl Control {
             shards: self.p.shards,
             io: &self.p.io,
             tcp_fallback: (self.fallback.settings(), self.fallback.is_active()),
+            warnings: self.warnings(),
             counters: counts::all(self),
         };
         objects::status(now, &facts)
