@@ -51,7 +51,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway in the foreground (as root)
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Show the running gateway
     Status,
     /// Show the peers it knows, or one of them with all its paths

@@ -17,16 +17,17 @@ const DEFAULT: &str = "--bond-policy";
 /// Bonding on the command line.
 #[derive(Clone, Debug, Default, Args)]
 pub struct BondArgs {
-    /// How the links to one peer are used together: active-backup, broadcast, balance-rr, balance-xor, balance-aware, none,
-    /// or a policy of local.conf. Keys: failover-interval, up-delay, down-delay (500, 500ms, 2s), select
-    /// (always|better|failure|optimize), negotiate (on|off), packets-per-link, and of compat mode lat-max, pdv-max,
-    /// plr-max, per-max, lat-weight, pdv-weight, plr-weight, per-weight
+    /// How the links to one peer are used together, e.g. active-backup,up-delay=2s: active-backup, broadcast, balance-rr,
+    /// balance-xor, balance-aware, none, or a policy of local.conf. Keys: failover-interval, up-delay, down-delay (500,
+    /// 500ms, 2s), select (always|better|failure|optimize), negotiate (on|off), packets-per-link, and of compat mode
+    /// lat-max, pdv-max, plr-max, per-max, lat-weight, pdv-weight, plr-weight, per-weight
     /// [default: defaultBondingPolicy of local.conf, else none]
     #[arg(long, value_name = "POLICY[,KEY=VALUE...]", value_parser = policy)]
     pub bond_policy: Option<PolicyFlag>,
-    /// Bond over this interface and no others but those named so; repeatable. Keys: mode (primary|spare), capacity (200M,
-    /// 1.5G, 512k: bits per second), failover-to (an interface), ipv (4|6: only, 46|64: first, 0: both), mtu (bytes of
-    /// UDP payload), enabled (on|off). Of --bond-policy, or of the default policy of local.conf in place of its links
+    /// Bond over this interface, e.g. wwan0,mode=spare,capacity=20M, and no others but those named so; repeatable. Keys:
+    /// mode (primary|spare), capacity (200M, 1.5G, 512k: bits per second), failover-to (an interface), ipv (4|6: only,
+    /// 46|64: first, 0: both), mtu (bytes of UDP payload), enabled (on|off). Of --bond-policy, or of the default policy of
+    /// local.conf in place of its links
     #[arg(long = "link", value_name = "INTERFACE[,KEY=VALUE...]", value_parser = link)]
     pub links: Vec<LinkFlag>,
     /// The policy for one peer; repeatable [default: peerSpecificBonds of local.conf]
@@ -131,11 +132,14 @@ fn lay_over(policy: &mut PolicySettings, said: &PolicySettings) {
     policy.quality.extend(said.quality.clone());
 }
 
+/// Keys and values as said.
+type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
 /// The name, and the pairs after it.
-fn parts(text: &str) -> Result<(String, Vec<(&str, &str)>), String> {
+fn parts(text: &str) -> Result<(String, Pairs<'_>), String> {
     let mut parts = text.split(',').map(str::trim);
     let name = parts.next().filter(|name| !name.is_empty() && !name.contains('=')).ok_or("it begins with no name")?;
-    let pairs: Result<Vec<_>, _> =
+    let pairs: Result<Pairs<'_>, _> =
         parts.map(|part| part.split_once('=').ok_or_else(|| format!("{part:?} is not KEY=VALUE"))).collect();
     let pairs = pairs?;
     let twice = pairs.iter().enumerate().find(|(at, (key, _))| pairs[..*at].iter().any(|(before, _)| before == key));
