@@ -8,6 +8,7 @@ use wire::message::ReceiveReport;
 
 use crate::compat;
 use crate::compat::active_backup::ActiveBackup;
+use crate::compat::balance::Candidate;
 use crate::compat::bonded_set::Member;
 use crate::compat::eligibility::{Ages, Rules, Verdict};
 use crate::compat::quality::{Measured, Quality};
@@ -17,7 +18,7 @@ use crate::explain::{Decision, DecisionLog, Reason, Why};
 use crate::limits::*;
 use crate::negotiation::{Negotiation, Step};
 use crate::path::{BondPath, Heard, NewPath, PathId, Paths};
-use crate::plan::{Plan, PlanPath, Relief};
+use crate::plan::{CompatRules, Plan, PlanPath, Relief};
 use crate::qos::Window;
 use crate::tx::{Event, Tx, TxState};
 
@@ -676,6 +677,7 @@ impl Bond {
         let recall_us = rto.filter(|_| recalls).map_or(0, u64::next_power_of_two);
         let recent = |at: u64| us.saturating_sub(at) < QOS_AGE_MS * 1000;
         let sampled = self.params.mode == Mode::Compat || self.paths.iter().any(|p| p.reported_us.is_some_and(recent));
+        let compat = self.compat_rules(&paths);
         let relief = self.relief(us, &paths).or(old.relief.filter(|_| same && self.loaded_us.is_some()));
         if same
             && paths == old.paths
@@ -686,6 +688,7 @@ impl Bond {
             && lost == old.lost
             && recall_us == old.recall_us
             && sampled == old.sampled
+            && compat == old.compat
         {
             return;
         }
@@ -721,6 +724,7 @@ impl Bond {
             lost,
             recall_us,
             sampled,
+            compat,
         });
     }
 
@@ -805,9 +809,27 @@ impl Bond {
         let mut qualities = Vec::with_capacity(measured.len());
         compat::quality::estimate(&self.params.quality, &measured, &mut qualities);
         for (path, quality) in self.paths.iter_mut().zip(qualities) {
-            path.avoid = compat::quality::avoid_next(path.avoid, quality.violates);
+            // Its mark stays as long as it is beyond. // defect B7
+            path.avoid = quality.violates;
             path.quality = quality;
         }
+    }
+
+    /// What the shards need to decide as the reference does.
+    fn compat_rules(&self, paths: &[PlanPath]) -> Option<CompatRules> {
+        if self.params.mode != Mode::Compat {
+            return None;
+        }
+        let candidate = |p: &PlanPath| {
+            let p = self.paths.get(p.id);
+            Candidate {
+                avoid: p.is_some_and(|p| p.avoid),
+                capacity: p.and_then(|p| p.quality.capacity),
+                quality: p.map_or(0.0, |p| p.quality.relative),
+            }
+        };
+        let candidates = paths.iter().map(candidate).collect();
+        Some(CompatRules { packets_per_link: self.params.packets_per_link, candidates })
     }
 
     fn queue_paths(&self) -> Vec<Option<compat::active_backup::Path>> {

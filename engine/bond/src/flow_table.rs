@@ -17,6 +17,8 @@ pub struct Flow {
     pub epoch: u32,
     /// Index of its home in that plan.
     pub home: u8,
+    /// `compat`: the path that it was given when it was new.
+    pub origin: (u8, u32),
     /// Packets in the present window.
     pub packets: u32,
     /// Start of that window, us.

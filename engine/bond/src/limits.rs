@@ -159,6 +159,8 @@ pub const MOVE_IDLE_US: u64 = 50_000;
 pub const MOVE_AFTER_US: u64 = 1_000_000;
 /// Between two moves of live flows at least. us, ours.
 pub const MOVE_GAP_US: u64 = 20_000;
+/// Between two flows that leave a path that is to be avoided, in `compat` mode. us, spec: one tick.
+pub const AVOID_GAP_US: u64 = 500_000;
 /// A path is overloaded above this share of its rate. spec.
 pub const LOAD_HIGH: f64 = 0.95;
 /// And another has room below this. spec.

@@ -3,22 +3,48 @@
 //! is sent or why, nor a clock.
 //!
 //! The rate is not measured and then believed, because a path that is not full shows no rate, and one that is kept full
-//! shows a queue. Instead the pace is steered so that a queue of [`TARGET_NS`] stands at the bottleneck: while it does, what
-//! arrives per second *is* the rate. A path that shows no queue although its pace was used up is paced up, twice as
-//! fast per round until the first queue, in growing steps of a few percent later.
+//! shows a queue. Instead the pace is steered so that a small queue stands at the bottleneck: while it does, what arrives per
+//! second *is* the rate. Acknowledgements are looked at in rounds, and each round shows one of these:
+//!
+//! | round | what it means |
+//! |---|---|
+//! | arrives slower than it was sent | the bottleneck was full: what arrived is the rate, whoever sent it how fast |
+//! | a queue stood all the time | the same; the pace lets the queue become what it should be |
+//! | a queue stood, and does not go away though less is sent | it is not ours: jitter, counted as a part of the delay |
+//! | no queue, and the pace was used up | there is room: twice the pace before the first queue, growing steps later |
+//! | no queue, and the pace was not used up | nothing |
+//!
+//! The queue should be the smaller, the faster the path is for us. Of two who share a bottleneck, and so see the same queue,
+//! the faster one finds it too long and the slower one too short, until they are equal.
 
 use crate::limits::{RATE_MAX, RATE_MIN};
 
-/// The queue that we keep standing in a path in use. ns.
-pub const TARGET_NS: u64 = 3_000_000;
+/// The queue that we keep standing in a path of [`TARGET_RATE`], ns; in others by the root of how much faster they are.
+const TARGET_NS: f64 = 2_000_000.0;
+/// See [`TARGET_NS`]. bytes/s.
+const TARGET_RATE: f64 = 5e6;
+/// Shorter ones are not seen: a pacer wakes late by this much, and acknowledgements wait as long to be read. ns.
+const TARGET_MIN_NS: f64 = 500_000.0;
+/// Longer ones are felt. ns.
+pub const TARGET_MAX_NS: u64 = 8_000_000;
+/// No jitter is taken to be longer. ns.
+const JITTER_MAX_NS: u64 = 20_000_000;
 /// Requests in flight that are remembered.
 const PENDING_MAX: usize = 256;
 /// The smallest round trip counts for this long. ns.
 const MIN_RTT_WINDOW_NS: u64 = 10_000_000_000;
 /// A path that was never seen empty for this long is emptied once. ns.
 const DRAIN_AFTER_NS: u64 = 5_000_000_000;
+/// Then it is paced down to this share.
+const DRAIN: f64 = 0.75;
+/// So is one whose queue was too long for so many rounds.
+const LONG_ROUNDS: u32 = 8;
 /// Rounds shorter than this would measure the jitter. ns.
 const ROUND_MIN_NS: u64 = 10_000_000;
+/// Nor need they be longer than this. ns.
+const ROUND_MAX_NS: u64 = 200_000_000;
+/// The first ones, which see a burst of somebody who starts. ns.
+const ROUND_FIRST_NS: u64 = 2_000_000;
 /// Acknowledgements per round at least.
 const ROUND_ACKS: u32 = 4;
 /// A deviation of the queue is worked off in this long at least. ns.
@@ -45,16 +71,31 @@ struct Pending {
     limited: bool,
 }
 
-/// One round of steering: what was sent after the pace was last set.
+/// One of a round's acknowledgements.
 #[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    acked_ns: u64,
+    sent_ns: u64,
+    sum: u64,
+}
+
+/// One round of steering: what was sent after the pace was last set.
+#[derive(Clone, Copy, Debug)]
 struct Round {
     /// Only what was sent from here on shows the pace's effect.
     from_ns: u64,
-    first: Option<(u64, u64)>,
-    last: (u64, u64),
+    first: Option<Mark>,
+    last: Mark,
     acks: u32,
+    /// The shortest.
     queue_ns: u64,
     limited: bool,
+}
+
+impl Round {
+    fn new(now_ns: u64) -> Round {
+        Round { from_ns: now_ns, first: None, last: Mark::default(), acks: 0, queue_ns: u64::MAX, limited: true }
+    }
 }
 
 /// One path, as the striping sees it.
@@ -73,6 +114,14 @@ pub struct PathModel {
     min_rtt_ns: u64,
     min_len: usize,
     min_rtt_at_ns: u64,
+    /// Of every queue so much is not ours.
+    offset_ns: u64,
+    /// Rounds in a row that found the queue too long.
+    long: u32,
+    /// What was wrong with the last prediction. ns.
+    wrong_ns: i64,
+    /// Twice by how much that differs from one to the next. ns.
+    noise_ns: f64,
     emptied_at_ns: u64,
     draining: bool,
     srtt_ns: u64,
@@ -106,6 +155,10 @@ impl PathModel {
             min_rtt_ns: rtt,
             min_len: 0,
             min_rtt_at_ns: now_ns,
+            offset_ns: 0,
+            long: 0,
+            wrong_ns: 0,
+            noise_ns: 0.0,
             emptied_at_ns: now_ns,
             draining: false,
             srtt_ns: rtt,
@@ -114,7 +167,7 @@ impl PathModel {
             busy_until_ns: now_ns,
             corrected_ns: 0,
             paused: true,
-            round: Round { from_ns: now_ns, queue_ns: u64::MAX, limited: true, ..Round::default() },
+            round: Round::new(now_ns),
             last_ack_ns: now_ns,
             measured: rtt_ns.is_some(),
         }
@@ -136,6 +189,11 @@ impl PathModel {
     /// What it carries, bytes/s.
     pub fn rate(&self) -> f64 {
         self.base
+    }
+
+    /// Nobody knows yet what it carries: it is worth more requests than usual.
+    pub fn is_new(&self) -> bool {
+        !self.full_once
     }
 
     /// From us to the remote through an empty path, ns: half the smallest round trip.
@@ -214,75 +272,90 @@ impl PathModel {
         let queue = net.saturating_sub(self.empty_ns());
         // A part of what was wrong with the prediction is corrected, and counted for those still on their way.
         let wrong = queue as i64 - (sample.predicted_ns + self.corrected_ns);
-        let correction = (wrong / CORRECTION).clamp(-(TARGET_NS as i64), 10 * TARGET_NS as i64);
+        let differs = wrong.abs_diff(self.wrong_ns).min(JITTER_MAX_NS) as f64;
+        self.noise_ns += (2.0 * differs - self.noise_ns) / 32.0;
+        self.wrong_ns = wrong;
+        let correction = (wrong / CORRECTION).clamp(-(TARGET_MAX_NS as i64), 4 * TARGET_MAX_NS as i64);
         self.corrected_ns += correction;
         self.busy_until_ns = self.busy_until_ns.saturating_add_signed(correction);
-        if queue < TARGET_NS / 4 {
+        if queue.saturating_sub(self.offset_ns) < self.target_ns() as u64 / 4 {
             self.emptied_at_ns = now_ns;
         }
         self.spread_ns = (self.spread_ns * 15 + rtt.abs_diff(self.srtt_ns)) / 16;
         self.srtt_ns = (self.srtt_ns * 7 + rtt) / 8;
         if sample.sent_ns >= self.round.from_ns {
+            let mark = Mark { acked_ns: now_ns, sent_ns: sample.sent_ns, sum: sample.sum };
             let round = &mut self.round;
-            round.first.get_or_insert((now_ns, sample.sum));
-            round.last = (now_ns, sample.sum);
+            let first = *round.first.get_or_insert(mark);
+            round.last = mark;
             round.acks += 1;
             round.queue_ns = round.queue_ns.min(queue);
             round.limited &= sample.limited;
-            let first = round.first.map_or(now_ns, |f| f.0);
-            if round.acks >= ROUND_ACKS
-                && now_ns - first >= ROUND_MIN_NS.max(self.min_rtt_ns / 4).max(4 * self.spread_ns)
-            {
+            let (took, sending) = (now_ns - first.acked_ns, mark.sent_ns - first.sent_ns);
+            // What is to be seen must be longer than the noise.
+            let noise = self.noise_ns as u64 * if self.draining { 16 } else { 4 };
+            let long = took >= ROUND_MIN_NS.max(self.min_rtt_ns / 4).max(noise.min(ROUND_MAX_NS));
+            let burst = !self.full_once && took >= ROUND_FIRST_NS && took > 2 * sending;
+            if round.acks >= ROUND_ACKS && (long || burst) {
                 self.steer(now_ns);
             }
         }
         true
     }
 
+    /// How long the queue should be, beside what is not ours. ns.
+    fn target_ns(&self) -> f64 {
+        let target = TARGET_NS * (TARGET_RATE / self.base).sqrt();
+        target.clamp(TARGET_MIN_NS, TARGET_MAX_NS as f64) + self.noise_ns
+    }
+
     fn steer(&mut self, now_ns: u64) {
-        let round = self.round;
-        let Some((first_ns, first_sum)) = round.first else { return };
-        let seconds = (round.last.0 - first_ns) as f64 / 1e9;
-        let arrived = (round.last.1 - first_sum) as f64 / seconds.max(1e-6);
-        self.queue_ns = round.queue_ns.min(10 * TARGET_NS);
-        // Jitter is no queue. What varies by as much as round trips do anyway is not told apart from none.
-        let target = TARGET_NS + self.spread_ns;
-        let full = round.queue_ns > target / 2;
-        if full && !round.limited && round.queue_ns < 2 * target {
-            // Others fill it, or it is jitter: we did not ask for more than arrived, so nothing is learned.
-            self.pace = self.base;
-        } else if full {
-            self.base = if self.full_once { self.base + GAIN * (arrived - self.base) } else { arrived };
-            self.full_once = true;
-            self.step = 0.02;
-            let error = target as f64 - round.queue_ns as f64;
-            let settle = SETTLE_NS.max(2.0 * self.srtt_ns as f64);
-            self.pace = self.base * (1.0 + (error / settle).clamp(-0.4, 0.1));
-        } else if round.limited && arrived > 0.8 * self.pace {
-            if self.full_once {
+        let round = std::mem::replace(&mut self.round, Round::new(now_ns));
+        let Some(first) = round.first else { return };
+        let (took, sending) =
+            ((round.last.acked_ns - first.acked_ns) as f64, (round.last.sent_ns - first.sent_ns) as f64);
+        let arrived = (round.last.sum - first.sum) as f64 * 1e9 / took.max(1000.0);
+        let target = self.target_ns();
+        self.offset_ns = self.offset_ns.min(round.queue_ns);
+        let queue = (round.queue_ns - self.offset_ns) as f64;
+        self.queue_ns = queue as u64;
+        let slower = took > sending + (sending / 10.0).max(self.noise_ns);
+        let full = queue > target / 2.0;
+        let settle = SETTLE_NS.max(2.0 * self.srtt_ns as f64);
+        let steered = 1.0 + ((target - queue) / settle).clamp(-0.4, 0.1);
+        if full || slower {
+            // A third of what the queue should have lost is enough to call it ours: others may share it.
+            let should = (1.0 - DRAIN) * sending;
+            if self.draining && !slower && sending - took < should / 4.0 && queue > target {
+                self.offset_ns = JITTER_MAX_NS.min(self.offset_ns + queue as u64);
+                self.long = 0;
+            } else if self.draining {
+                self.long = 0;
+            } else {
+                let gain = if self.full_once { GAIN } else { 1.0 };
+                self.base += gain * (arrived - self.base);
+                self.long = if queue > target { self.long + 1 } else { 0 };
+            }
+            (self.full_once, self.step) = (true, 0.02);
+            self.pace = self.base * steered;
+        } else {
+            self.long = 0;
+            if round.limited && self.full_once {
                 // Room that nobody knew of: ask for more, and each time for more again.
                 self.base *= 1.0 + self.step;
                 self.step = (self.step * 1.5).min(0.25);
-            } else {
+            } else if round.limited {
                 self.base = (2.0 * self.base).min(1.5 * arrived).max(self.base);
             }
             self.pace = self.base;
-        } else if round.limited {
-            // Less arrives than leaves: whatever became of the queue, this is the rate.
-            self.base = if self.full_once { self.base + GAIN * (arrived - self.base) } else { arrived };
-            self.full_once = true;
-            self.pace = self.base;
-        } else {
-            self.base = self.base.max(arrived.min(1.25 * self.base));
-            self.pace = self.base;
         }
-        self.draining = !self.draining && now_ns - self.emptied_at_ns > DRAIN_AFTER_NS;
+        let stands = now_ns - self.emptied_at_ns > DRAIN_AFTER_NS || self.long >= LONG_ROUNDS;
+        self.draining = !self.draining && stands;
         if self.draining {
-            self.pace = self.base * 0.7;
+            self.pace = self.base * DRAIN;
             self.emptied_at_ns = now_ns;
         }
         self.base = self.base.clamp(RATE_MIN, self.ceiling);
         self.pace = self.pace.clamp(RATE_MIN, self.ceiling);
-        self.round = Round { from_ns: now_ns, queue_ns: u64::MAX, limited: true, ..Round::default() };
     }
 }

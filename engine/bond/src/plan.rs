@@ -1,6 +1,7 @@
 //! What the shards are told: an immutable snapshot, made by the control plane when something changed, and read by
 //! [`Selector`](crate::select::Selector)s until the next one.
 
+use crate::compat::balance::Candidate;
 use crate::config::Policy;
 use crate::path::PathId;
 
@@ -30,6 +31,22 @@ pub struct Relief {
     pub to: u8,
 }
 
+/// What [`crate::compat`] goes by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompatRules {
+    /// Packets of a turn of balance-rr. // defect B16: a stock bond takes 65 whatever was asked for
+    pub packets_per_link: u32,
+    /// The plan's paths, as balance-aware sees them.
+    pub candidates: Vec<Candidate>,
+}
+
+impl CompatRules {
+    /// Whether no new flow should go to the path of this index.
+    pub fn avoids(&self, path: usize) -> bool {
+        self.candidates.get(path).is_some_and(|c| c.avoid)
+    }
+}
+
 /// How data to one peer is sent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -57,4 +74,6 @@ pub struct Plan {
     pub recall_us: u64,
     /// The remote reports when packets came: IDs and times of those sent are wanted.
     pub sampled: bool,
+    /// Under [`Mode::Compat`](crate::config::Mode::Compat): what the reference decides by.
+    pub compat: Option<CompatRules>,
 }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use crate::compat::balance::{self, RoundRobin};
 use crate::config::Policy;
-use crate::flow_table::FlowTable;
-use crate::limits::{MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US};
+use crate::flow_table::{Flow, FlowTable};
+use crate::limits::{AVOID_GAP_US, MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US};
 use crate::path::PathId;
-use crate::plan::Plan;
+use crate::plan::{CompatRules, Plan};
 use crate::rendezvous;
 
 /// Where a packet goes.
@@ -47,7 +48,10 @@ pub struct Selector {
     flows: FlowTable,
     /// balance-rr: when each path of the plan will have sent what it was given, us.
     free_us: Vec<f64>,
+    /// balance-rr of `compat` mode.
+    turns: RoundRobin,
     moved_us: u64,
+    avoided_us: u64,
     relieved: u64,
     counters: Counters,
 }
@@ -57,10 +61,12 @@ impl Selector {
     pub fn new(plan: Arc<Plan>, flows: usize) -> Selector {
         let free_us = vec![0.0; plan.paths.len()];
         Selector {
+            turns: turns(&plan),
             plan,
             flows: FlowTable::new(flows),
             free_us,
             moved_us: 0,
+            avoided_us: 0,
             relieved: 0,
             counters: Counters::default(),
         }
@@ -70,6 +76,9 @@ impl Selector {
     pub fn adopt(&mut self, plan: Arc<Plan>) {
         self.free_us.clear();
         self.free_us.resize(plan.paths.len(), 0.0);
+        if plan.epoch != self.plan.epoch || plan.policy != self.plan.policy {
+            self.turns = turns(&plan);
+        }
         self.plan = plan;
     }
 
@@ -97,6 +106,10 @@ impl Selector {
         match plan.policy {
             Policy::None | Policy::ActiveBackup => return Choice::Path(first.id),
             Policy::Broadcast => return Choice::Copies,
+            Policy::BalanceRr if plan.compat.is_some() => {
+                let turn = self.turns.next(plan.paths.len(), |_| true).and_then(|i| plan.paths.get(i));
+                return Choice::Path(turn.unwrap_or(first).id);
+            }
             _ if plan.paths.len() == 1 => return Choice::Path(first.id),
             Policy::BalanceRr if plan.striping => return Choice::Striped,
             Policy::BalanceRr => return Choice::Path(self.in_turn(len, now_us)),
@@ -106,7 +119,10 @@ impl Selector {
         let idle = now_us.saturating_sub(entry.last_us);
         let large = entry.count(now_us);
         entry.last_us = now_us.max(1);
-        if new || entry.epoch != plan.epoch {
+        if let Some(rules) = &plan.compat {
+            let home = compat_home(plan, rules, entry, new, flow);
+            (entry.home, entry.epoch) = (home as u8, plan.epoch);
+        } else if new || entry.epoch != plan.epoch {
             let weights = plan.paths.iter().map(|p| (p.key, p.weight));
             let home = rendezvous::choose(plan.secret, flow, weights).unwrap_or(0);
             (entry.home, entry.epoch) = (home as u8, plan.epoch);
@@ -137,6 +153,16 @@ impl Selector {
             return Choice::Path(to.id);
         }
         let here = plan.paths[at].id;
+        if let Some(rules) = &plan.compat
+            && let Some(to) = refuge(plan, rules, flow, at)
+            && now_us.saturating_sub(self.avoided_us) > AVOID_GAP_US
+        {
+            let id = plan.paths[to].id;
+            (entry.path, entry.origin, entry.home) = (name(id), name(id), to as u8);
+            self.avoided_us = now_us;
+            self.counters.relieved += 1;
+            return Choice::Path(id);
+        }
         if here == home {
             return Choice::Path(here);
         }
@@ -170,4 +196,53 @@ impl Selector {
         self.free_us[best] = free.min(now + 100_000.0);
         path.id
     }
+}
+
+/// balance-rr as asked for; the machine takes one packet more than it is told. // defect B16
+fn turns(plan: &Plan) -> RoundRobin {
+    RoundRobin::new(plan.compat.as_ref().map_or(1, |c| c.packets_per_link).max(1) - 1)
+}
+
+/// Where a flow belongs under the rules of the reference: where it was first, as long as that path is there (defect B18: a
+/// stock bond never moves it back), and else where it is, or where a new flow would go.
+fn compat_home(plan: &Plan, rules: &CompatRules, entry: &mut Flow, new: bool, flow: u64) -> usize {
+    if !new && entry.epoch == plan.epoch {
+        return usize::from(entry.home);
+    }
+    let at = |path: (u8, u32)| plan.paths.iter().position(|p| (p.id.slot, p.id.generation) == path);
+    let known = if new { None } else { at(entry.origin).or_else(|| at(entry.path)) };
+    known.unwrap_or_else(|| {
+        let home = assigned(plan, rules, flow);
+        if new && let Some(path) = plan.paths.get(home) {
+            entry.origin = (path.id.slot, path.id.generation);
+        }
+        home
+    })
+}
+
+/// The index of the path that a new flow gets. // spec: bonding, "balance-xor", "balance-aware"
+fn assigned(plan: &Plan, rules: &CompatRules, flow: u64) -> usize {
+    // What identifies a flow is hashed first, and what is drawn follows from it. // defects B9, B10
+    let mut draws = 0;
+    let mut draw = || {
+        draws += 1;
+        rendezvous::hash(plan.secret, flow, draws)
+    };
+    let index = match plan.policy {
+        Policy::BalanceAware => balance::aware(&rules.candidates, || draw() as u8),
+        _ => balance::xor(draw() as u16, plan.paths.len()),
+    };
+    let n = plan.paths.len();
+    let index = index.filter(|i| *i < n).unwrap_or(0);
+    // What is drawn may be one to avoid though there are others.
+    let usable = |i: &usize| plan.policy != Policy::BalanceAware || !rules.avoids(*i);
+    (0..n).map(|k| (index + k) % n).find(usable).unwrap_or(index)
+}
+
+/// balance-aware: where a flow goes whose path is to be avoided. None if it is not, or all are.
+fn refuge(plan: &Plan, rules: &CompatRules, flow: u64, at: usize) -> Option<usize> {
+    if plan.policy != Policy::BalanceAware || !rules.avoids(at) {
+        return None;
+    }
+    Some(assigned(plan, rules, flow)).filter(|i| !rules.avoids(*i))
 }

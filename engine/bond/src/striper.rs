@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::fair_queue::{FairQueue, Popped, Waiting};
-use crate::model::{PathModel, TARGET_NS};
+use crate::model::{PathModel, TARGET_MAX_NS};
 
 /// Packets bound to one path at most.
 const BOUND_MAX: usize = 8192;
@@ -16,10 +16,10 @@ const LIGHT_MAX: usize = 256;
 const LATE_NS: u64 = 1_000_000;
 /// A path has this much bound to it beyond the difference of delays. ns. spec: 2 x target queue of 5 ms.
 const SLACK_NS: u64 = 10_000_000;
-/// Delays that differ by less are the same. ns.
-const NEAR_NS: u64 = 2_000_000;
 /// Between two requests for acknowledgement on one path. ns. spec: one per 2 to 10 ms.
 const REQUEST_GAP_NS: u64 = 2_000_000;
+/// Or this many packets while nobody knows what a path carries: the first bursts tell.
+const REQUEST_FIRST: u32 = 3;
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ struct Bound<T> {
     /// The pace lets the next packet go.
     next_ns: u64,
     requested_ns: u64,
+    /// Packets since then.
+    unasked: u32,
 }
 
 /// The queue in front of several paths.
@@ -95,6 +97,7 @@ impl<T: Copy> Striper<T> {
             bytes: 0,
             next_ns: now_ns,
             requested_ns: 0,
+            unasked: 0,
         };
         let mut again: Vec<Waiting<T>> = self.again.drain(..).collect();
         again.extend(old.iter_mut().flatten().flat_map(|l| l.queue.drain(..)));
@@ -116,11 +119,10 @@ impl<T: Copy> Striper<T> {
                 self.light.push_back((item, len));
             }
         }
-        // The nearest paths start without a pace, because one that is too low would look like a queue to whoever sends, and
-        // end its start. The others are used only when these are full, so there it is known how much is too much.
-        let nearest = self.lanes.iter().map(|l| l.model.delay_ns()).min().unwrap_or(0);
-        for lane in self.lanes.iter_mut().filter(|l| l.model.delay_ns() <= nearest + NEAR_NS) {
-            lane.model.unpaced();
+        // The nearest path starts without a pace, because one that is too low would look like a queue to whoever sends, and
+        // end its start. The others are used only when this one is full, so there it is known how much is too much.
+        if let Some(nearest) = self.lanes.iter_mut().min_by_key(|l| l.model.delay_ns()) {
+            nearest.model.unpaced();
         }
     }
 
@@ -184,9 +186,11 @@ impl<T: Copy> Striper<T> {
         // Served late by a little is still held back.
         let limited = now_ns <= lane.next_ns + LATE_NS / 4;
         lane.next_ns = lane.next_ns.max(now_ns.saturating_sub(LATE_NS)) + wire_ns(len, lane.model.pace());
-        let wanted = now_ns.saturating_sub(lane.requested_ns) >= REQUEST_GAP_NS;
+        lane.unasked += 1;
+        let wanted = now_ns.saturating_sub(lane.requested_ns) >= REQUEST_GAP_NS
+            || lane.model.is_new() && lane.unasked >= REQUEST_FIRST;
         let request = wanted.then(|| {
-            lane.requested_ns = now_ns;
+            (lane.requested_ns, lane.unasked) = (now_ns, 0);
             self.requests += 1;
             self.requests
         });
@@ -250,4 +254,4 @@ fn wire_ns(bytes: usize, pace: f64) -> u64 {
     (bytes as f64 * 1e9 / pace) as u64
 }
 
-const _: () = assert!(TARGET_NS < SLACK_NS);
+const _: () = assert!(TARGET_MAX_NS < SLACK_NS);

@@ -52,3 +52,111 @@ fn ports_of_one_parity_use_both_paths() {
     let on_first = (0..300u64).filter(|n| choose(9, 0x0a00_0001_0000 + 32_768 + 2 * n, paths) == Some(0)).count();
     assert!((100..200).contains(&on_first), "{on_first}");
 }
+
+mod compat {
+    use std::sync::Arc;
+
+    use bond::compat::balance::Candidate;
+    use bond::config::Policy;
+    use bond::plan::{CompatRules, PlanPath};
+    use bond::{Choice, PathId, Plan, Selector};
+
+    fn id(slot: u8) -> PathId {
+        PathId { slot, generation: u32::from(slot) + 1 }
+    }
+
+    fn plan(policy: Policy, slots: &[u8], avoid: &[u8], epoch: u32) -> Arc<Plan> {
+        let path = |s: &u8| PlanPath { id: id(*s), key: u64::from(*s), weight: 1.0, rate: 1e6, delay_us: 10_000 };
+        let candidate = |s: &u8| Candidate { avoid: avoid.contains(s), capacity: None, quality: 0.0 };
+        let candidates = slots.iter().map(candidate).collect();
+        Arc::new(Plan {
+            epoch,
+            policy,
+            secret: 9,
+            paths: slots.iter().map(path).collect(),
+            compat: Some(CompatRules { packets_per_link: 3, candidates }),
+            ..Plan::default()
+        })
+    }
+
+    fn slots(shard: &mut Selector, flows: impl Iterator<Item = u64>, now_us: u64) -> Vec<u8> {
+        let slot = |flow| match shard.select(flow, 1400, now_us) {
+            Choice::Path(id) => id.slot,
+            other => panic!("{other:?}"),
+        };
+        flows.map(slot).collect()
+    }
+
+    #[test]
+    fn a_turn_of_balance_rr_has_as_many_packets_as_asked_for() {
+        let mut shard = Selector::new(plan(Policy::BalanceRr, &[0, 1], &[], 1), 16);
+        // The first turn is the second path's, as with the reference.
+        assert_eq!(slots(&mut shard, 0..9, 1), [1, 1, 1, 0, 0, 0, 1, 1, 1]);
+        // News that change no path do not end a turn; another set begins anew.
+        shard.adopt(plan(Policy::BalanceRr, &[0, 1], &[0], 1));
+        assert_eq!(slots(&mut shard, 0..2, 2), [0, 0]);
+        shard.adopt(plan(Policy::BalanceRr, &[0, 1, 2], &[], 2));
+        assert_eq!(slots(&mut shard, 0..4, 3), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn flows_whose_ports_have_one_parity_are_spread_evenly() {
+        for policy in [Policy::BalanceXor, Policy::BalanceAware] {
+            for n in 2..6u8 {
+                let set: Vec<u8> = (0..n).collect();
+                let mut shard = Selector::new(plan(policy, &set, &[], 1), 4096);
+                let on = slots(&mut shard, (0..1200).map(|f| 2 * f), 1);
+                for slot in set {
+                    let count = on.iter().filter(|s| **s == slot).count();
+                    let fair = 1200 / usize::from(n);
+                    assert!(count.abs_diff(fair) < fair / 4, "{policy}: {count} of {n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_that_goes_moves_its_own_flows_and_its_return_brings_them_back() {
+        for policy in [Policy::BalanceXor, Policy::BalanceAware] {
+            let mut shard = Selector::new(plan(policy, &[0, 1, 2], &[], 1), 1024);
+            let before = slots(&mut shard, 0..100, 1_000);
+            shard.adopt(plan(policy, &[0, 2], &[], 2));
+            let during = slots(&mut shard, 0..100, 2_000);
+            for (b, d) in before.iter().zip(&during) {
+                assert!(*d != 1 && (*b == 1 || b == d), "{b} {d}");
+            }
+            // And again in the other order of epochs: they stay where they are while their path is away.
+            shard.adopt(plan(policy, &[0, 2, 3], &[], 3));
+            assert_eq!(slots(&mut shard, 0..100, 3_000), during);
+            shard.adopt(plan(policy, &[0, 1, 2], &[], 4));
+            assert_eq!(slots(&mut shard, 0..100, 1_000_000), before);
+        }
+    }
+
+    #[test]
+    fn flows_leave_a_path_that_is_to_be_avoided_one_at_a_time() {
+        let mut shard = Selector::new(plan(Policy::BalanceAware, &[0, 1], &[], 1), 1024);
+        let before = slots(&mut shard, 0..40, 1);
+        let there = before.iter().filter(|s| **s == 0).count();
+        assert!(there > 5);
+        shard.adopt(plan(Policy::BalanceAware, &[0, 1], &[0], 1));
+        for tick in 1..=3u64 {
+            let now = slots(&mut shard, 0..40, tick * 600_000);
+            assert_eq!(now.iter().filter(|s| **s == 0).count(), there - tick as usize);
+        }
+        // No new one goes there, and none goes back when the mark is gone.
+        assert!(slots(&mut shard, 1000..1040, 2_000_000).iter().all(|s| *s == 1));
+        shard.adopt(plan(Policy::BalanceAware, &[0, 1], &[], 1));
+        assert_eq!(slots(&mut shard, 0..40, 2_000_001).iter().filter(|s| **s == 0).count(), there - 3);
+    }
+
+    #[test]
+    fn without_paths_all_is_relayed_and_with_one_all_goes_there() {
+        let mut shard = Selector::new(plan(Policy::BalanceXor, &[], &[], 1), 16);
+        assert_eq!(shard.select(1, 100, 1), Choice::Relay);
+        for policy in [Policy::BalanceRr, Policy::BalanceXor, Policy::BalanceAware] {
+            shard.adopt(plan(policy, &[2], &[], 2));
+            assert_eq!(slots(&mut shard, 0..5, 2), [2; 5]);
+        }
+    }
+}

@@ -3,19 +3,16 @@
 
 mod common;
 
-use common::{Link, Tolerance, run};
-
-const SECONDS: u64 = 16;
-const WARM_UP: u64 = 8;
+use common::{Link, Setup, Tolerance, run};
 
 /// The sum of what one connection reaches over each link alone, through the same queue.
 fn sum_alone(links: &[Link], tolerance: Tolerance) -> f64 {
-    links.iter().map(|l| run(&[*l], tolerance, SECONDS, WARM_UP, 1).goodput).sum()
+    links.iter().map(|l| run(&[*l], Setup { tolerance, ..Setup::default() }).goodput).sum()
 }
 
 fn row(name: &str, links: &[Link], tolerance: Tolerance) -> f64 {
     let alone = sum_alone(links, tolerance);
-    let o = run(links, tolerance, SECONDS, WARM_UP, 1);
+    let o = run(links, Setup { tolerance, ..Setup::default() });
     let share = o.goodput / alone;
     println!(
         "{name:<20} {:<5} G {alone:>6.1}  got {:>6.1} = {:>5.1} % (first 8 s {:>5.1} %)  reordered {:>5.2} %  late p99 \
@@ -48,6 +45,27 @@ fn one_connection_gets_the_sum_of_40_and_10_mbit() {
 fn shallow_buffers_and_jitter_cost_little() {
     assert!(row("U, buffers of 10 ms", &U.map(|l| Link { buffer: 10.0, ..l }), Tolerance::Rack) >= 0.80);
     assert!(row("U, jitter 3 ms", &U.map(|l| Link { jitter: 3.0, ..l }), Tolerance::Rack) >= 0.80);
+}
+
+#[test]
+fn eight_connections_behind_one_striper_or_two_get_all_of_it_and_the_same() {
+    for stripers in [1, 2] {
+        let o = run(&U, Setup { flows: 8, stripers, ..Setup::default() });
+        assert!(o.goodput >= 0.95 * 50.0 && o.jain() >= 0.95, "{stripers}: {} {:?}", o.goodput, o.each);
+    }
+}
+
+#[test]
+fn a_light_connection_beside_waits_little() {
+    let (median, _) = run(&U, Setup::default()).ping;
+    assert!(median <= 5.0, "{median} ms");
+}
+
+#[test]
+fn a_rate_that_halves_is_followed() {
+    let halved = [Link { change: Some((4.0, 0.5)), ..U[0] }, U[1]];
+    let o = run(&halved, Setup::default());
+    assert!(o.goodput >= 0.9 * 30.0 && o.ping.0 <= 10.0, "{} {:?}", o.goodput, o.ping);
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub fn xor(flow: u16, n: usize) -> Option<usize> {
 }
 
 /// One path of the set, as balance-aware looks at it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// Beyond a limit.
     pub avoid: bool,

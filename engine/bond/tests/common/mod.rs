@@ -1,18 +1,26 @@
-//! A small deterministic world for striping: links with rate, delay, jitter, loss and buffer, and one TCP connection over
-//! them. The sender is CUBIC with selective acknowledgements; what it takes for loss is either the plain rule of three
-//! (RFC 6675) or time, as in Linux (RACK: RFC 8985, with undo after proven mistakes).
+//! A small deterministic world for striping: links with rate, delay, jitter, loss and buffer, several TCP connections and a
+//! light one over them, behind one or more stripers. A pacer wakes late, acknowledgements come in batches, the processor
+//! takes its time per packet.
+
+pub mod tcp;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 
 use bond::model::PathModel;
 use bond::striper::{Out, Striper};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+pub use tcp::Tolerance;
+use tcp::{Ack, Receiver, Sender};
+
 pub const MS: u64 = 1_000_000;
 /// Bytes of a full packet.
 pub const PACKET: usize = 1400;
+/// Between two packets of the light connection.
+const PING_GAP: u64 = 20 * MS;
+const PING_BYTES: usize = 128;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
@@ -26,11 +34,13 @@ pub struct Link {
     pub loss: f64,
     /// Of the bottleneck, ms at full rate.
     pub buffer: f64,
+    /// From this second on the rate is this many times as high.
+    pub change: Option<(f64, f64)>,
 }
 
 impl Link {
     pub const fn new(rate: f64, delay: f64) -> Link {
-        Link { rate, delay, jitter: 0.0, loss: 0.0, buffer: 100.0 }
+        Link { rate, delay, jitter: 0.0, loss: 0.0, buffer: 100.0, change: None }
     }
 }
 
@@ -50,7 +60,8 @@ impl Line {
             self.dropped += 1;
             return None;
         }
-        self.busy_until = self.busy_until.max(now as f64) + bytes as f64 * 8.0 / self.link.rate * 1e3;
+        let factor = self.link.change.filter(|c| now as f64 >= c.0 * 1e9).map_or(1.0, |c| c.1);
+        self.busy_until = self.busy_until.max(now as f64) + bytes as f64 * 8.0 / (self.link.rate * factor) * 1e3;
         self.carried += bytes as u64;
         if rng.random::<f64>() < self.link.loss {
             return None;
@@ -68,420 +79,66 @@ impl Line {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tolerance {
-    /// Three packets above a hole: it is lost.
-    Three,
-    /// As Linux.
-    Rack,
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub tolerance: Tolerance,
+    /// TCP connections, over the stripers in turn.
+    pub flows: usize,
+    pub stripers: usize,
+    pub seconds: u64,
+    /// Seconds that do not count.
+    pub warm_up: u64,
+    /// The pacer wakes up to this much late, us.
+    pub slack: u64,
+    /// What comes in is seen this often, us.
+    pub batch: u64,
+    /// One packet, ns of the processor of its striper.
+    pub cpu: u64,
+    /// Share of the answers to requests that is lost.
+    pub ack_loss: f64,
+    pub seed: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Flying,
-    Sacked,
-    Lost,
-}
-
-#[derive(Clone, Copy)]
-struct Segment {
-    sent: u64,
-    state: State,
-    again: u32,
-}
-
-/// The sending half of a TCP connection, always with something to send.
-struct Sender {
-    tolerance: Tolerance,
-    una: u64,
-    next: u64,
-    flight: VecDeque<Segment>,
-    sacked: usize,
-    lost: usize,
-    fack: u64,
-    cwnd: f64,
-    ssthresh: f64,
-    w_max: f64,
-    /// Start of the cubic, its K, its plateau.
-    epoch: Option<(u64, f64, f64)>,
-    recovery: Option<u64>,
-    /// After a timeout: growing from the start, though in recovery.
-    restarting: bool,
-    /// HyStart: end of the round, its smallest round trip, samples.
-    round: (u64, u64, u32),
-    prior: (f64, f64, f64),
-    undo: Option<u32>,
-    srtt: f64,
-    rttvar: f64,
-    min_rtt: u64,
-    rack: (u64, u64),
-    reordering_seen: bool,
-    steps: u64,
-    last_dsack_round: u64,
-    timer: Option<u64>,
-    progress: u64,
-    spurious: u64,
-    recoveries: u64,
-    timeouts: u64,
-}
-
-struct Ack {
-    cum: u64,
-    /// What arrived, and whether it was a repetition: timestamps tell.
-    seqs: Vec<(u64, bool)>,
-    duplicate: bool,
-}
-
-impl Sender {
-    fn new(tolerance: Tolerance) -> Sender {
-        Sender {
-            tolerance,
-            una: 0,
-            next: 0,
-            flight: VecDeque::new(),
-            sacked: 0,
-            lost: 0,
-            fack: 0,
-            cwnd: 10.0,
-            ssthresh: f64::MAX,
-            w_max: 0.0,
-            epoch: None,
-            recovery: None,
-            restarting: false,
-            round: (0, u64::MAX, 0),
-            prior: (0.0, 0.0, 0.0),
-            undo: None,
-            srtt: 0.0,
-            rttvar: 0.0,
-            min_rtt: u64::MAX,
-            rack: (0, 0),
-            reordering_seen: false,
-            steps: 1,
-            last_dsack_round: 0,
-            timer: None,
-            progress: 0,
-            spurious: 0,
-            recoveries: 0,
-            timeouts: 0,
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            tolerance: Tolerance::Rack,
+            flows: 1,
+            stripers: 1,
+            seconds: 16,
+            warm_up: 8,
+            slack: 100,
+            batch: 100,
+            cpu: 0,
+            ack_loss: 0.0,
+            seed: 1,
         }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.flight.len() - self.sacked - self.lost
-    }
-
-    /// The next packet to send, if the window has room.
-    fn poll(&mut self, now: u64) -> Option<u64> {
-        if self.in_flight() as f64 + 1.0 > self.cwnd {
-            return None;
-        }
-        if self.lost > 0 {
-            let i = self.flight.iter().position(|s| s.state == State::Lost)?;
-            self.lost -= 1;
-            let s = &mut self.flight[i];
-            (s.state, s.sent, s.again) = (State::Flying, now, s.again + 1);
-            if let Some(n) = &mut self.undo {
-                *n += 1;
-            }
-            return Some(self.una + i as u64);
-        }
-        self.flight.push_back(Segment { sent: now, state: State::Flying, again: 0 });
-        if self.flight.len() == 1 {
-            self.progress = now;
-        }
-        self.next += 1;
-        Some(self.next - 1)
-    }
-
-    fn rto(&self) -> u64 {
-        ((self.srtt + (4.0 * self.rttvar).max(200e6)) as u64).max(200 * MS)
-    }
-
-    fn on_ack(&mut self, now: u64, ack: &Ack) {
-        let mut delivered = 0u64;
-        let mut rtt = None;
-        let mut touch = |s: &mut Segment, seq: u64, again: bool, this: &mut (u64, u64), seen: &mut bool, fack: u64| {
-            if s.again == 0 {
-                rtt = Some(now - s.sent);
-                if seq < fack {
-                    *seen = true;
-                }
-            }
-            if (s.again > 0) == again && s.sent >= this.0 {
-                *this = (s.sent, now - s.sent);
-            }
-        };
-        for &(seq, again) in &ack.seqs {
-            if seq < self.una || seq >= ack.cum && seq - self.una >= self.flight.len() as u64 {
-                continue;
-            }
-            let s = &mut self.flight[(seq - self.una) as usize];
-            if s.state != State::Sacked {
-                touch(s, seq, again, &mut self.rack, &mut self.reordering_seen, self.fack);
-                if s.state == State::Lost {
-                    self.lost -= 1;
-                }
-                s.state = State::Sacked;
-                self.sacked += 1;
-                delivered += 1;
-            }
-            self.fack = self.fack.max(seq);
-        }
-        while self.una < ack.cum {
-            let s = self.flight.pop_front().expect("what is acknowledged was sent");
-            match s.state {
-                State::Sacked => self.sacked -= 1,
-                State::Lost => {
-                    self.lost -= 1;
-                    delivered += 1;
-                }
-                State::Flying => delivered += 1,
-            }
-            self.una += 1;
-            self.progress = now;
-        }
-        if let Some(rtt) = rtt {
-            self.min_rtt = self.min_rtt.min(rtt);
-            if self.srtt == 0.0 {
-                (self.srtt, self.rttvar) = (rtt as f64, rtt as f64 / 2.0);
-            } else {
-                self.rttvar += (((rtt as f64) - self.srtt).abs() - self.rttvar) / 4.0;
-                self.srtt += (rtt as f64 - self.srtt) / 8.0;
-            }
-        }
-        if ack.duplicate {
-            self.spurious += 1;
-            if self.tolerance == Tolerance::Rack {
-                self.reordering_seen = true;
-                if self.una >= self.last_dsack_round {
-                    self.steps = (self.steps + 1).min(255);
-                    self.last_dsack_round = self.next;
-                }
-                if let Some(n) = &mut self.undo {
-                    *n = n.saturating_sub(1);
-                    if *n == 0 {
-                        (self.cwnd, self.ssthresh, self.w_max) =
-                            (self.cwnd.max(self.prior.0), self.ssthresh.max(self.prior.1), self.prior.2);
-                        (self.undo, self.recovery, self.epoch) = (None, None, None);
-                    }
-                }
-            }
-        }
-        if self.recovery.is_some_and(|r| self.una >= r) {
-            (self.recovery, self.restarting) = (None, false);
-            self.cwnd = self.cwnd.min(self.ssthresh.max(2.0));
-            // Nothing was repeated, so nothing was lost: timestamps tell Linux.
-            if self.tolerance == Tolerance::Rack && self.undo == Some(0) {
-                (self.cwnd, self.ssthresh, self.w_max) = self.prior;
-                (self.undo, self.epoch) = (None, None);
-            }
-        }
-        self.detect(now);
-        if let Some(rtt) = rtt {
-            self.hystart(rtt);
-        }
-        if self.recovery.is_none() || self.restarting {
-            self.grow(now, delivered as f64);
-        }
-    }
-
-    /// Leaves slow start when round trips get longer, as Linux does.
-    fn hystart(&mut self, rtt: u64) {
-        if self.una >= self.round.0 {
-            self.round = (self.next, u64::MAX, 0);
-        }
-        if self.cwnd >= self.ssthresh || self.cwnd < 16.0 || self.round.2 >= 8 {
-            return;
-        }
-        self.round = (self.round.0, self.round.1.min(rtt), self.round.2 + 1);
-        if self.round.2 == 8 && self.round.1 > self.min_rtt + (self.min_rtt / 8).clamp(4 * MS, 16 * MS) {
-            self.ssthresh = self.cwnd;
-            self.w_max = self.cwnd;
-        }
-    }
-
-    fn grow(&mut self, now: u64, delivered: f64) {
-        // Not limited by the window: no growth.
-        if (self.in_flight() as f64 + delivered) * 2.0 < self.cwnd {
-            return;
-        }
-        if self.cwnd < self.ssthresh {
-            self.cwnd += delivered;
-            return;
-        }
-        let (cwnd, w_max) = (self.cwnd, self.w_max);
-        let start = || match w_max > cwnd {
-            true => (now, ((w_max - cwnd) / 0.4).cbrt(), w_max),
-            false => (now, 0.0, cwnd),
-        };
-        let (from, k, plateau) = *self.epoch.get_or_insert_with(start);
-        let (t, rtt) = ((now - from) as f64 / 1e9, self.srtt / 1e9);
-        let target = plateau + 0.4 * (t + rtt - k).powi(3);
-        let friendly = self.w_max * 0.7 + 3.0 * 0.3 / 1.7 * t / rtt.max(1e-3);
-        let target = target.max(friendly).min(self.cwnd * 1.5);
-        if target > self.cwnd {
-            self.cwnd += (target - self.cwnd) / self.cwnd * delivered;
-        } else {
-            self.cwnd += 0.01 * delivered / self.cwnd;
-        }
-    }
-
-    /// Marks what is lost.
-    fn detect(&mut self, now: u64) {
-        let mut found = false;
-        self.timer = None;
-        match self.tolerance {
-            Tolerance::Three => {
-                let mut above = self.sacked;
-                for s in &mut self.flight {
-                    match s.state {
-                        State::Sacked => above -= 1,
-                        _ if above < 3 => break,
-                        State::Flying if s.again == 0 => {
-                            s.state = State::Lost;
-                            self.lost += 1;
-                            found = true;
-                        }
-                        _ => {}
-                    }
-                }
-                // A repetition that is lost is found by time here too; only the timeout would do without.
-                self.by_time(now, self.min_rtt, true, &mut found);
-            }
-            Tolerance::Rack => {
-                let quarter = (self.min_rtt / 4).saturating_mul(self.steps).min(self.srtt as u64);
-                let window = match self.reordering_seen {
-                    false if self.recovery.is_some() || self.sacked >= 3 => 0,
-                    _ => quarter,
-                };
-                self.by_time(now, window, false, &mut found);
-            }
-        }
-        if found && self.recovery.is_none() {
-            self.reduce(0.7);
-        }
-    }
-
-    fn by_time(&mut self, now: u64, window: u64, repeated: bool, found: &mut bool) {
-        let (newest, rtt) = self.rack;
-        if self.sacked == 0 && self.recovery.is_none() {
-            return;
-        }
-        for s in &mut self.flight {
-            if s.state != State::Flying {
-                continue;
-            }
-            if s.sent >= newest {
-                if s.again == 0 {
-                    break;
-                }
-                continue;
-            }
-            if repeated && s.again == 0 {
-                continue;
-            }
-            let due = s.sent + rtt + window;
-            if due <= now {
-                s.state = State::Lost;
-                self.lost += 1;
-                *found = true;
-            } else {
-                self.timer = Some(self.timer.map_or(due, |t: u64| t.min(due)));
-            }
-        }
-    }
-
-    fn reduce(&mut self, factor: f64) {
-        self.recoveries += 1;
-        self.prior = (self.cwnd, self.ssthresh, self.w_max);
-        self.undo = Some(0);
-        self.w_max = if self.cwnd < self.w_max { self.cwnd * (1.0 + factor) / 2.0 } else { self.cwnd };
-        self.ssthresh = (self.cwnd * factor).max(2.0);
-        self.cwnd = self.ssthresh;
-        self.epoch = None;
-        self.recovery = Some(self.next);
-    }
-
-    fn on_timer(&mut self, now: u64) {
-        if self.timer.is_some_and(|t| t <= now) {
-            self.detect(now);
-        }
-        if !self.flight.is_empty() && now - self.progress > self.rto() {
-            self.timeouts += 1;
-            self.progress = now;
-            self.reduce(0.7);
-            (self.cwnd, self.restarting, self.undo) = (2.0, true, None);
-            for s in &mut self.flight {
-                if s.state == State::Flying {
-                    s.state = State::Lost;
-                    self.lost += 1;
-                }
-            }
-        }
-    }
-
-    fn deadline(&self) -> u64 {
-        let rto = if self.flight.is_empty() { u64::MAX } else { self.progress + self.rto() + 1 };
-        self.timer.unwrap_or(u64::MAX).min(rto)
     }
 }
 
-/// The receiving half, which acknowledges every second packet, and at once what is out of order.
-#[derive(Default)]
-struct Receiver {
-    cum: u64,
-    ahead: BTreeSet<u64>,
-    held: Vec<(u64, bool)>,
-    highest: Option<(u64, u64)>,
-    early: u64,
-    late: Vec<u64>,
-    got: u64,
-}
-
-impl Receiver {
-    fn on_data(&mut self, now: u64, seq: u64, first_time: bool) -> Option<Ack> {
-        self.got += 1;
-        match self.highest {
-            Some((highest, at)) if seq < highest => {
-                if first_time {
-                    self.late.push(now - at);
-                }
-            }
-            _ => self.highest = Some((seq, now)),
-        }
-        let duplicate = seq < self.cum || self.ahead.contains(&seq);
-        let mut at_once = duplicate || seq != self.cum || !self.ahead.is_empty();
-        if seq == self.cum {
-            self.cum += 1;
-            while self.ahead.remove(&self.cum) {
-                self.cum += 1;
-            }
-        } else if seq > self.cum {
-            self.early += 1;
-            self.ahead.insert(seq);
-        }
-        self.held.push((seq, !first_time));
-        at_once |= self.held.len() >= 2;
-        at_once.then(|| Ack { cum: self.cum, seqs: std::mem::take(&mut self.held), duplicate })
-    }
-}
+/// A packet: of which connection, its number, whether it is a repetition. The last connection is the light one.
+type Packet = (usize, u64, bool);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Event {
-    Poll,
-    Timer,
-    Arrive { path: usize, seq: u64, again: bool, request: Option<u64> },
-    Acked { path: usize, request: u64 },
+    Poll(usize),
+    Timer(usize),
+    Ping,
+    Arrive { striper: usize, path: usize, packet: Packet, request: Option<u64> },
+    Acked { striper: usize, path: usize, request: u64 },
     Ack(usize),
 }
 
 /// What one run showed.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Mbit/s that reached the receiver in order, after the warm-up.
+    /// Mbit/s that reached the receivers in order, after the warm-up.
     pub goodput: f64,
     /// The same, during the warm-up.
     pub start: f64,
+    /// By connection.
+    pub each: Vec<f64>,
     /// Share of first sendings that arrived after a later one.
     pub reordered: f64,
     /// How late these were, 99th percentile, ms.
@@ -493,108 +150,180 @@ pub struct Outcome {
     /// Dropped by the managed queue and by the links.
     pub codel: u64,
     pub overflow: u64,
-    /// Estimated rate per path at the end, Mbit/s.
+    /// Estimated rate per path at the end, Mbit/s, of the first striper.
     pub rates: Vec<f64>,
     /// Bytes per path, share.
     pub shares: Vec<f64>,
+    /// One way of the light connection beyond the delay of the fastest link, ms: median, 99th percentile.
+    pub ping: (f64, f64),
 }
 
-/// One TCP connection over these links for `seconds`, of which the first `warm_up` do not count.
-pub fn run(links: &[Link], tolerance: Tolerance, seconds: u64, warm_up: u64, seed: u64) -> Outcome {
-    let mut rng = StdRng::seed_from_u64(seed);
+impl Outcome {
+    /// How alike the connections' rates are: 1 is equal.
+    pub fn jain(&self) -> f64 {
+        let sum: f64 = self.each.iter().sum();
+        let squares: f64 = self.each.iter().map(|x| x * x).sum();
+        sum * sum / (self.each.len() as f64 * squares).max(f64::MIN_POSITIVE)
+    }
+}
+
+struct World {
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    order: u64,
+}
+
+impl World {
+    fn at(&mut self, at: u64, e: Event) {
+        self.order += 1;
+        self.events.push(Reverse((at, self.order, e)));
+    }
+}
+
+/// TCP connections over these links.
+pub fn run(links: &[Link], setup: Setup) -> Outcome {
+    let mut rng = StdRng::seed_from_u64(setup.seed);
     let mut lines: Vec<Line> = links
         .iter()
         .map(|&link| Line { link, busy_until: 0.0, last_arrival: 0, last_return: 0, dropped: 0, carried: 0 })
         .collect();
     // A probe has measured each path's round trip before: that is how a path comes to be used at all.
     let rtt = |l: &Link| ((2.0 * l.delay + l.jitter) * 1e6) as u64;
-    let mut striper: Striper<(u64, bool)> =
-        Striper::new(0, links.iter().map(|l| PathModel::new(0, Some(rtt(l)), None)));
-    let mut sender = Sender::new(tolerance);
-    let mut receiver = Receiver::default();
-    let mut acks: Vec<Option<Ack>> = Vec::new();
-    let mut events: BinaryHeap<Reverse<(u64, u64, Event)>> = BinaryHeap::new();
-    let mut order = 0u64;
-    let mut push = |events: &mut BinaryHeap<_>, at: u64, e: Event| {
-        order += 1;
-        events.push(Reverse((at, order, e)));
-    };
-    let (mut poll_at, mut timer_at) = (u64::MAX, u64::MAX);
-    let (mut codel, mut at_warm_up) = (0, 0);
-    // The acknowledgements of the connection come back over the fastest link.
+    let striper =
+        |_| -> Striper<Packet> { Striper::new(0, links.iter().map(|l| PathModel::new(0, Some(rtt(l)), None))) };
+    let mut stripers: Vec<Striper<Packet>> = (0..setup.stripers).map(striper).collect();
+    let mut free = vec![0u64; setup.stripers];
+    let mut poll_at = vec![u64::MAX; setup.stripers];
+    let mut senders: Vec<Sender> = (0..setup.flows).map(|_| Sender::new(setup.tolerance)).collect();
+    let mut timer_at = vec![u64::MAX; setup.flows];
+    let mut receivers: Vec<Receiver> = (0..setup.flows).map(|_| Receiver::default()).collect();
+    let mut at_warm_up = vec![0; setup.flows];
+    let mut pings: (Vec<u64>, Vec<f64>) = Default::default();
+    let mut acks: Vec<Option<(usize, Ack)>> = Vec::new();
+    let mut world = World { events: BinaryHeap::new(), order: 0 };
+    let mut codel = 0;
+    // The acknowledgements of the connections come back over the fastest link.
     let back = links.iter().map(|l| l.delay).fold(f64::MAX, f64::min);
-    push(&mut events, 0, Event::Poll);
-    while let Some(Reverse((now, _, event))) = events.pop() {
-        if now > seconds * 1000 * MS {
+    let batched = |at: u64| at.next_multiple_of(setup.batch.max(1) * 1000);
+    for f in 0..setup.flows {
+        // Not all in the same instant.
+        world.at(f as u64 * 7 * MS, Event::Timer(f));
+    }
+    world.at(0, Event::Ping);
+    while let Some(Reverse((now, _, event))) = world.events.pop() {
+        if now > setup.seconds * 1000 * MS {
             break;
         }
-        if now < warm_up * 1000 * MS {
-            at_warm_up = receiver.cum;
+        if now < setup.warm_up * 1000 * MS {
+            for (at, r) in at_warm_up.iter_mut().zip(&receivers) {
+                *at = r.cum;
+            }
         }
-        match event {
-            Event::Poll => poll_at = u64::MAX,
-            Event::Timer => {
-                timer_at = u64::MAX;
-                sender.on_timer(now);
+        let s = match event {
+            Event::Poll(s) => {
+                poll_at[s] = u64::MAX;
+                s
             }
-            Event::Arrive { path, seq, again, request } => {
-                if let Some(request) = request {
-                    let at = lines[path].answer(now, &mut rng);
-                    push(&mut events, at, Event::Acked { path, request });
-                }
-                if let Some(ack) = receiver.on_data(now, seq, !again) {
-                    acks.push(Some(ack));
-                    push(&mut events, now + (back * 1e6) as u64, Event::Ack(acks.len() - 1));
-                }
+            Event::Timer(f) => {
+                timer_at[f] = u64::MAX;
+                senders[f].on_timer(now);
+                f % setup.stripers
             }
-            Event::Acked { path, request } => {
-                striper.acked(now, path, request);
+            Event::Ping => {
+                let _ = stripers[0].offer_light((setup.flows, pings.0.len() as u64, false), PING_BYTES);
+                pings.0.push(now);
+                world.at(now + PING_GAP, Event::Ping);
+                0
+            }
+            Event::Arrive { striper, path, packet: (flow, seq, again), request } => {
+                if let Some(request) = request
+                    && rng.random::<f64>() >= setup.ack_loss
+                {
+                    let at = batched(lines[path].answer(now, &mut rng));
+                    world.at(at, Event::Acked { striper, path, request });
+                }
+                if flow == setup.flows {
+                    if now > setup.warm_up * 1000 * MS {
+                        pings.1.push((now - pings.0[seq as usize]) as f64 / 1e6 - back);
+                    }
+                } else if let Some(ack) = receivers[flow].on_data(now, seq, !again) {
+                    acks.push(Some((flow, ack)));
+                    world.at(batched(now + (back * 1e6) as u64), Event::Ack(acks.len() - 1));
+                }
+                continue;
+            }
+            Event::Acked { striper, path, request } => {
+                stripers[striper].acked(now, path, request);
+                striper
             }
             Event::Ack(n) => {
-                let ack = acks[n].take().expect("each is read once");
-                sender.on_ack(now, &ack);
+                let (flow, ack) = acks[n].take().expect("each is read once");
+                senders[flow].on_ack(now, &ack);
+                flow % setup.stripers
+            }
+        };
+        for f in (s..setup.flows).step_by(setup.stripers) {
+            while let Some(seq) = senders[f].poll(now) {
+                let again = senders[f].flight[(seq - senders[f].una) as usize].again > 0;
+                if stripers[s].offer(now, f as u64, (f, seq, again), PACKET).is_err() {
+                    codel += 1;
+                }
+            }
+            let due = senders[f].deadline();
+            if due < timer_at[f] {
+                timer_at[f] = due;
+                world.at(due.max(now), Event::Timer(f));
             }
         }
-        while let Some(seq) = sender.poll(now) {
-            let again = sender.flight[(seq - sender.una) as usize].again > 0;
-            if striper.offer(now, 1, (seq, again), PACKET).is_err() {
-                codel += 1;
-            }
-        }
-        while let Some(out) = striper.poll(now) {
+        while free[s] <= now
+            && let Some(out) = stripers[s].poll(now)
+        {
             match out {
                 Out::Drop(_) => codel += 1,
-                Out::Send { path, item: (seq, again), request } => {
-                    if let Some(at) = lines[path].send(now, PACKET, &mut rng) {
-                        push(&mut events, at, Event::Arrive { path, seq, again, request });
+                Out::Send { path, item, request } => {
+                    free[s] = free[s].max(now.saturating_sub(setup.cpu)) + setup.cpu;
+                    let bytes = if item.0 == setup.flows { PING_BYTES } else { PACKET };
+                    if let Some(at) = lines[path].send(now, bytes, &mut rng) {
+                        world.at(at, Event::Arrive { striper: s, path, packet: item, request });
                     }
                 }
             }
         }
-        if let Some(next) = striper.next_ns().filter(|n| *n < poll_at) {
-            poll_at = next;
-            push(&mut events, next, Event::Poll);
-        }
-        if sender.deadline() < timer_at {
-            timer_at = sender.deadline();
-            push(&mut events, timer_at.max(now), Event::Timer);
+        if let Some(next) = stripers[s].next_ns() {
+            let next = match next <= now {
+                true => free[s],
+                false => (next + (setup.slack as f64 * 1e3 * rng.random::<f64>()) as u64).max(free[s]),
+            };
+            // The timer that is set stays, unless it would be much too late.
+            if next + setup.slack * 1000 < poll_at[s] || poll_at[s] == u64::MAX {
+                poll_at[s] = next.max(now + 1);
+                world.at(poll_at[s], Event::Poll(s));
+            }
         }
     }
-    let in_order = (receiver.cum - at_warm_up) as f64;
-    receiver.late.sort_unstable();
-    let p99 = receiver.late.len().saturating_sub(1) * 99 / 100;
+    let mbit = |packets: u64, seconds: u64| packets as f64 * PACKET as f64 * 8.0 / 1e6 / seconds as f64;
+    let counted = setup.seconds - setup.warm_up;
+    let each: Vec<f64> = receivers.iter().zip(&at_warm_up).map(|(r, at)| mbit(r.cum - at, counted)).collect();
+    let mut late: Vec<u64> = receivers.iter().flat_map(|r| r.late.iter().copied()).collect();
+    late.sort_unstable();
+    pings.1.sort_unstable_by(f64::total_cmp);
+    let nth = |n: usize, len: usize| (len * n / 100).min(len.saturating_sub(1));
+    let ping = |n: usize| pings.1.get(nth(n, pings.1.len())).copied().unwrap_or(0.0);
     let carried: u64 = lines.iter().map(|l| l.carried).sum();
+    let got: u64 = receivers.iter().map(|r| r.got).sum();
+    let sum = |count: fn(&Sender) -> u64| senders.iter().map(count).sum();
     Outcome {
-        goodput: in_order * PACKET as f64 * 8.0 / 1e6 / (seconds - warm_up) as f64,
-        start: at_warm_up as f64 * PACKET as f64 * 8.0 / 1e6 / warm_up as f64,
-        reordered: receiver.late.len() as f64 / receiver.got.max(1) as f64,
-        late_p99: receiver.late.get(p99).map_or(0.0, |ns| *ns as f64 / 1e6),
-        spurious: sender.spurious,
-        recoveries: sender.recoveries,
-        timeouts: sender.timeouts,
+        goodput: each.iter().sum(),
+        start: mbit(at_warm_up.iter().sum(), setup.warm_up),
+        each,
+        reordered: late.len() as f64 / got.max(1) as f64,
+        late_p99: late.get(nth(99, late.len())).map_or(0.0, |ns| *ns as f64 / 1e6),
+        spurious: sum(|s| s.spurious),
+        recoveries: sum(|s| s.recoveries),
+        timeouts: sum(|s| s.timeouts),
         codel,
         overflow: lines.iter().map(|l| l.dropped).sum(),
-        rates: (0..links.len()).map(|i| striper.model(i).map_or(0.0, |m| m.rate() * 8.0 / 1e6)).collect(),
+        rates: (0..links.len()).map(|i| stripers[0].model(i).map_or(0.0, |m| m.rate() * 8.0 / 1e6)).collect(),
         shares: lines.iter().map(|l| l.carried as f64 / carried.max(1) as f64).collect(),
+        ping: (ping(50), ping(99)),
     }
 }
