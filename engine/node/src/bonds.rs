@@ -398,9 +398,12 @@ impl Node {
         }
     }
 
-    /// The link of a path, and the number by which flows know it.
+    /// The link of a path, and the number by which flows know it. Tunnels are none.
     fn bond_line(&self, path: Path) -> Option<(String, u64)> {
         let socket = self.sockets.get(&self.spreads.beside(path.socket).unwrap_or(path.socket))?;
+        if socket.is_tunnel() {
+            return None;
+        }
         let mut hasher = DefaultHasher::new();
         (socket.local, path.socket == socket.id, path.remote).hash(&mut hasher);
         Some((socket.link.clone(), hasher.finish()))

@@ -33,13 +33,20 @@ pub enum Port {
 pub struct Socket {
     /// Its name.
     pub id: LocalSocketId,
-    /// The local address it is bound to; may be unspecified.
+    /// The local address it is bound to; may be unspecified. A tunnel, which is no link, has port 0.
     pub local: SocketAddr,
     /// The link (interface) it belongs to. Of each link and family the primary socket with the lowest id, and the further
     /// ports of its address, make contact.
     pub link: String,
     /// Which of our ports it has.
     pub port: Port,
+}
+
+impl Socket {
+    /// What goes over it goes over whatever link there is: a bond has no use for it.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.local.port() == 0
+    }
 }
 
 /// One thing to do. Drain them with [`crate::Node::poll_output`] after every call.

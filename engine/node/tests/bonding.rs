@@ -192,6 +192,20 @@ fn both_links_are_found_within_seconds_and_a_bond_is_made_of_them() {
 }
 
 #[test]
+fn a_tunnel_is_no_link_of_a_bond() {
+    let mut lab = strangers(9);
+    let settings = settings(&standard("balance-xor"));
+    lab.world.with(lab.leaves[0], |node, now| node.set_settings(now, settings));
+    lab.world.add_socket(lab.leaves[0], "44.0.21.1:0");
+    lab.join_all(10_000);
+    assert!(lab.first_ping(0, 1, 56, 5000).is_some());
+    stream(&mut lab, 5000, true, |_, _| ());
+    let links: Vec<String> = paths(&lab).into_iter().map(|(link, _)| link).collect();
+    assert_eq!(links.len(), 2, "{links:?}");
+    assert!(A.iter().all(|a| links.contains(&format!("link-{a}"))), "{links:?}");
+}
+
+#[test]
 fn a_silent_cut_costs_less_than_150_ms_under_every_policy_one_way_or_both() {
     for policy in POLICIES {
         for one_way in [false, true] {

@@ -89,7 +89,7 @@ impl Node {
         for &remote in remotes.iter().rev() {
             for socket in self.first_of_links(remote) {
                 let there = known.slots.iter().any(|s| s.path.socket == socket.id && s.path.remote.ip() == remote.ip());
-                if !there && params.link(&socket.link).is_some() {
+                if !there && !socket.is_tunnel() && params.link(&socket.link).is_some() {
                     missing.push((socket.id, remote));
                 }
             }
