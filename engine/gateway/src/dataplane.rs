@@ -37,7 +37,8 @@
 //!   so that a flood of one kind starves no other: not the control plane's sends, not what authenticated peers say.
 //! * Packets that cross threads are copied into [`Buffer`]s, whose bytes are bounded per queue ([`QUEUE_BYTES_MAX`]) until
 //!   the control plane drops them. Their memory is used again.
-//! * An idle shard sleeps without a timer. After traffic it reports what went over which path every [`TICK`].
+//! * An idle shard sleeps without a timer. After traffic it reports what went over which path every [`TICK`], and what it
+//!   saw of the paths of bonds every [`BOND_TICK`].
 
 mod queues;
 mod worker;
@@ -77,6 +78,8 @@ pub const QUEUE_MAX: usize = 4096;
 pub const QUEUE_BYTES_MAX: usize = 4 << 20;
 /// A shard with something to report does so this often.
 pub const TICK: Duration = Duration::from_millis(100);
+/// A shard that saw something of a bond's paths says so within this time.
+pub const BOND_TICK: Duration = Duration::from_millis(5);
 
 /// What the data plane is made of.
 #[derive(Clone, Debug)]

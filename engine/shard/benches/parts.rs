@@ -18,6 +18,7 @@ use wire::{Address, Mac, NetworkId, Now, SharedKey};
 
 const NETWORK: NetworkId = NetworkId(0x01ec4f9b42000042);
 const OWN: Address = Address::from_u64(0xfcac9e2c1f);
+const NOW: Now = Now { mono_us: 1000, unix_ms: 1 };
 const SOCKET: SocketId = SocketId(1);
 const SEGMENTS: usize = 44;
 const SEGMENT_LEN: usize = 1360;
@@ -134,7 +135,7 @@ fn ways(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(peers), |b| {
             b.iter(|| {
                 frame[..6].copy_from_slice(&next.next().expect("it goes round").0);
-                shard.outbound(NETWORK, black_box(&frame), &mut out);
+                shard.outbound(NOW, NETWORK, black_box(&frame), &mut out);
             });
         });
         assert_eq!(shard.counters().control_frames, 0);
@@ -156,7 +157,7 @@ fn tick(c: &mut Criterion) {
                 for _ in 0..rounds {
                     for n in 1..=peers {
                         frame[..6].copy_from_slice(&Mac::of_member(NETWORK, Address::from_u64(n)).0);
-                        shard.outbound(NETWORK, &frame, &mut out);
+                        shard.outbound(NOW, NETWORK, &frame, &mut out);
                     }
                     report.clear();
                     let started = std::time::Instant::now();

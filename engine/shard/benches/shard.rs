@@ -16,6 +16,7 @@ use wire::{Address, Mac, NetworkId, Now, SharedKey};
 const NETWORK: NetworkId = NetworkId(0x01ec4f9b42000042);
 const ALICE: Address = Address::from_u64(0xfcac9e2c1f);
 const BOB: Address = Address::from_u64(0x92514cdce8);
+const NOW: Now = Now { mono_us: 1000, unix_ms: 1 };
 const SOCKET: SocketId = SocketId(1);
 const FRAME_LEN: usize = 1400;
 const SEGMENTS: usize = 40;
@@ -116,13 +117,13 @@ fn walks(c: &mut Criterion) {
         let mut alice = shard(ALICE, BOB, suite);
         let frame = frame();
         group.bench_function(format!("outbound/{suite:?}"), |b| {
-            b.iter(|| alice.outbound(NETWORK, black_box(&frame), &mut out));
+            b.iter(|| alice.outbound(NOW, NETWORK, black_box(&frame), &mut out));
         });
 
         // Twice as many packets as are remembered: none is a duplicate when it comes round again.
         let packets: Vec<Vec<u8>> = (0..2 * RECENT_IDS)
             .map(|_| {
-                alice.outbound(NETWORK, &frame, &mut out);
+                alice.outbound(NOW, NETWORK, &frame, &mut out);
                 out.buffer[..out.len].to_vec()
             })
             .collect();
@@ -161,12 +162,12 @@ fn super_frames(c: &mut Criterion) {
     let mut alice = shard(ALICE, BOB, Suite::AesGmacSiv);
     let mut out = Sink::new();
     group.bench_function("cut", |b| {
-        b.iter(|| alice.outbound_offloaded(NETWORK, Ok(offload), black_box(&mut bytes), &mut out));
+        b.iter(|| alice.outbound_offloaded(NOW, NETWORK, Ok(offload), black_box(&mut bytes), &mut out));
     });
     let mut bob = shard(BOB, ALICE, Suite::AesGmacSiv);
     let sealed = |alice: &mut Shard| {
         let mut kept = Keep::default();
-        alice.outbound_offloaded(NETWORK, Ok(offload), &mut bytes.clone(), &mut kept);
+        alice.outbound_offloaded(NOW, NETWORK, Ok(offload), &mut bytes.clone(), &mut kept);
         kept.0
     };
     group.bench_function("join", |b| {
@@ -206,10 +207,10 @@ fn with_rules(c: &mut Criterion) {
         alice.apply(Update::Policy { network: NETWORK, policy: Some(Arc::new(policy)) });
         let mut out = Sink::new();
         group.bench_function(format!("frame/{name}"), |b| {
-            b.iter(|| alice.outbound(NETWORK, black_box(&frame), &mut out));
+            b.iter(|| alice.outbound(NOW, NETWORK, black_box(&frame), &mut out));
         });
         group.bench_function(format!("super_frame/{name}"), |b| {
-            b.iter(|| alice.outbound_offloaded(NETWORK, Ok(offload), black_box(&mut bytes), &mut out));
+            b.iter(|| alice.outbound_offloaded(NOW, NETWORK, Ok(offload), black_box(&mut bytes), &mut out));
         });
         let counters = alice.counters();
         assert!(counters.frames_out > 0 && counters.control_frames + counters.filtered_out == 0);

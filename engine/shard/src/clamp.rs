@@ -7,6 +7,7 @@ use wire::{Mac, NetworkId};
 
 use crate::checksum::join;
 use crate::segment::{get, put};
+use crate::tables::Peer;
 use crate::{ETHERNET_HEADER_LEN, Shard};
 
 /// An MSS is never lowered further: every host takes segments of this size. // RFC 9293, 3.7.1
@@ -64,8 +65,10 @@ impl Shard {
     #[cold]
     fn clamp(&mut self, network: NetworkId, frame: &mut [u8], found: &Syn, far: Mac) {
         let peer = far.member(network).and_then(|member| self.tables.peers.get(&member));
-        let datagram = peer.and_then(|peer| peer.route).map_or(DEFAULT_PHYS_MTU, |route| route.mtu.into());
-        if lower(frame, found, mss(datagram, between_members(network, frame), found.ip_len)) {
+        let datagram = peer.and_then(Peer::mtu).map_or(DEFAULT_PHYS_MTU, usize::from);
+        // Some frames to a peer that we bond with ask for acknowledgement, and are longer.
+        let plain = between_members(network, frame) && peer.is_none_or(|peer| peer.bond.is_none());
+        if lower(frame, found, mss(datagram, plain, found.ip_len)) {
             self.counters.mss_clamped += 1;
         }
     }

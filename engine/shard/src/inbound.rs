@@ -4,19 +4,53 @@
 use std::net::SocketAddr;
 
 use network::rules::{self, Direction};
-use wire::message::{Features, Frame};
+use wire::message::{ExtFrame, Features, Frame};
 use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
-use wire::{Address, Mac, Now, Verb};
+use wire::{Address, Mac, NetworkId, Now, Verb};
 
 use crate::activity::Received;
 use crate::egress::{Egress, ToControl};
 use crate::filter::Fate;
 use crate::{ETHERNET_HEADER_LEN, Path, Shard, SocketId};
 
-/// Where the payload of a FRAME starts.
-const FRAME_PAYLOAD: usize = HDR_LEN + Frame::HEADER_LEN;
-/// Where its Ethernet header is put, over what has been read already. The ethertype is in its place.
-const ETHERNET: usize = FRAME_PAYLOAD - ETHERNET_HEADER_LEN;
+const FRAME: u8 = Verb::Frame as u8;
+const EXT_FRAME: u8 = Verb::ExtFrame as u8;
+
+/// What a FRAME says, or an EXT_FRAME that says no more than that.
+struct Carried<'a> {
+    network: NetworkId,
+    ethertype: u16,
+    payload: &'a [u8],
+    /// Where its Ethernet header is put, over what has been read already. The ethertype is in its place.
+    ethernet: usize,
+    wants_ack: bool,
+}
+
+impl<'a> Carried<'a> {
+    /// None if it is for the control plane: bridged frames, copies by rules, certificates, empty frames but for probes.
+    #[inline]
+    fn parse(packet: &'a Packet<&[u8]>, to: Address, from: Address) -> Option<Carried<'a>> {
+        let payload = packet.payload();
+        match packet.verb_number() {
+            _ if packet.compressed() => None,
+            FRAME => {
+                let Frame { network, ethertype, payload } = Frame::parse(payload).ok()?;
+                let ethernet = HDR_LEN + Frame::HEADER_LEN - ETHERNET_HEADER_LEN;
+                (!payload.is_empty()).then_some(Carried { network, ethertype, payload, ethernet, wants_ack: false })
+            }
+            EXT_FRAME if payload.get(8).is_some_and(|flags| flags & !ExtFrame::ACK == 0) => {
+                let ext = ExtFrame::parse(payload).ok()?;
+                let wants_ack = ext.wants_ack();
+                let ExtFrame { network, ethertype, payload, .. } = ext;
+                let ours = ext.to == Mac::of_member(network, to) && ext.from == Mac::of_member(network, from);
+                let ethernet = HDR_LEN + ExtFrame::HEADER_LEN - ETHERNET_HEADER_LEN;
+                let carried = Carried { network, ethertype, payload, ethernet, wants_ack };
+                (ours && (wants_ack || !payload.is_empty())).then_some(carried)
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Shard {
     /// Takes one datagram from a socket. Packets are decrypted in place, so its bytes are spoilt.
@@ -30,6 +64,7 @@ impl Shard {
         out: &mut impl Egress,
     ) {
         let path = Path { socket, remote };
+        self.now_us = now.mono_us;
         match classify(datagram) {
             Datagram::Head => self.head(now, path, datagram, out),
             Datagram::Fragment => self.fragment(now, path, datagram, out),
@@ -107,20 +142,24 @@ impl Shard {
     /// A genuine packet of a known peer: is it a frame that a shard may deliver?
     fn opened(&mut self, now: Now, path: Path, sender: Address, hops0: bool, packet: &mut [u8], out: &mut impl Egress) {
         let Ok(view) = Packet::new(&*packet) else { return };
-        if view.verb_number() != Verb::Frame as u8 || view.compressed() {
+        let received = Received { now, packet_id: view.id(), hops0, bytes: packet.len() };
+        let Some(frame) = Carried::parse(&view, self.own, sender) else {
+            let acked = view.verb_number() == Verb::Ok as u8 && self.acked(path, sender, received, packet);
+            return if acked { () } else { self.for_control(path, packet, out) };
+        };
+        let (id, ethernet, wants_ack) = (frame.network, frame.ethernet, frame.wants_ack);
+        let Some(network) = self.tables.networks.get(&id).filter(|_| !wants_ack || self.may_answer(sender)) else {
             return self.for_control(path, packet, out);
+        };
+        if frame.payload.is_empty() {
+            let probed = self.probed(path, sender, received, id, out);
+            return if probed { () } else { self.for_control(path, packet, out) };
         }
-        let Ok(frame) = Frame::parse(view.payload()) else {
-            return self.for_control(path, packet, out);
-        };
-        let Some(network) = self.tables.networks.get(&frame.network) else {
-            return self.for_control(path, packet, out);
-        };
-        let Some(rules) = network.rules(sender, frame.ethertype).filter(|_| !frame.payload.is_empty()) else {
+        let Some(rules) = network.rules(sender, frame.ethertype) else {
             return self.for_control(path, packet, out);
         };
         // spec: networks, "FRAME (verb 0x06)"
-        let (id, to, from) = (frame.network, network.mac, Mac::of_member(frame.network, sender));
+        let (to, from) = (network.mac, Mac::of_member(id, sender));
         let judged = rules::Frame {
             source: sender,
             destination: self.own,
@@ -138,32 +177,38 @@ impl Shard {
             return;
         }
         let Some(peer) = self.tables.peers.get_mut(&sender) else { return };
-        let received = Received { now, packet_id: view.id(), hops0, bytes: packet.len() };
         if peer.given.has(Features::REPORTS)
             && peer.ledger(sender, &mut self.tables.active).counted(path, received).is_err()
         {
             self.counters.activity_full += 1;
         }
         // spec: paths, "Hardening bounds", duplicates
-        if !peer.keys.first_time(view.id()) {
+        if !peer.keys.first_time(received.packet_id) {
             self.counters.duplicate += 1;
+            // A copy says by its answer that its path works.
+            if wants_ack {
+                self.acknowledge(path, sender, received.packet_id, id, out);
+            }
             return;
         }
         if peer.ledger(sender, &mut self.tables.active).received(path, received).is_err() {
             self.counters.activity_full += 1;
         }
         let by = if self.reorder.is_on() { peer.heard.by(now.mono_us, path) } else { None };
+        if wants_ack {
+            self.acknowledge(path, sender, received.packet_id, id, out);
+        }
         if fate == Fate::Drop {
             self.counters.filtered_in += 1;
             return;
         }
-        packet[ETHERNET..ETHERNET + 6].copy_from_slice(&to.0);
-        packet[ETHERNET + 6..ETHERNET + 12].copy_from_slice(&from.0);
+        packet[ethernet..ethernet + 6].copy_from_slice(&to.0);
+        packet[ethernet + 6..ethernet + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;
-        self.clamp_to_tap(id, &mut packet[ETHERNET..]);
+        self.clamp_to_tap(id, &mut packet[ethernet..]);
         match by {
-            None => self.coalescer.push(id, &packet[ETHERNET..], out, &mut self.counters),
-            Some(by) => self.in_order(now, sender, by, id, &packet[ETHERNET..], out),
+            None => self.coalescer.push(id, &packet[ethernet..], out, &mut self.counters),
+            Some(by) => self.in_order(now, sender, by, id, &packet[ethernet..], out),
         }
     }
 

@@ -14,6 +14,8 @@
 //! control plane says of either side; frames that want copies are the control plane's.
 
 mod activity;
+mod answer;
+mod bonded;
 mod checksum;
 mod clamp;
 mod coalesce;
@@ -23,6 +25,7 @@ mod inbound;
 mod offload;
 mod outbound;
 mod reorder;
+mod seal;
 mod segment;
 mod tables;
 
@@ -35,6 +38,7 @@ use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
 pub use activity::{ACTIVITY_PATHS_MAX, ARRIVALS_MAX, Activity, Arrival, Receipt, Report};
+pub use bonded::{BOND_FLOWS, REQUESTS_MAX, SEEN_MAX, WAITING_BYTES_MAX, WAITING_PACKETS_MAX};
 pub use clamp::MSS_MIN;
 pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, TapSlot, ToControl};
@@ -77,6 +81,8 @@ pub struct Shard {
     /// A packet that is too long for one datagram is sealed here before it is split.
     scratch: Box<[u8; MAX_PACKET]>,
     counters: Counters,
+    /// The last time it was told, us.
+    now_us: u64,
 }
 
 impl Shard {
@@ -92,6 +98,7 @@ impl Shard {
             ids,
             scratch: Box::new([0; MAX_PACKET]),
             counters: Counters::default(),
+            now_us: 0,
         }
     }
 
@@ -100,7 +107,7 @@ impl Shard {
         if let Update::Resequence(on) = update {
             self.reorder.set(on);
         }
-        self.tables.apply(update, &mut self.counters);
+        self.tables.apply(self.now_us, update, &mut self.counters);
     }
 
     /// Ends a batch: what grew for the TAPs is handed over. To be called before the caller waits for anything.
@@ -113,6 +120,7 @@ impl Shard {
     pub fn tick(&mut self, now: Now, report: &mut Report) {
         self.reassembler.expire(now);
         self.tables.report(now, report);
+        self.tables.tidy_bonds(now);
     }
 
     /// What was done and what was dropped since the start, by cause.
@@ -185,6 +193,23 @@ pub struct Counters {
     pub unsplittable: u64,
     /// Dropped: datagrams for which there was no send buffer.
     pub no_buffer: u64,
+
+    /// Frames to peers that we bond with that asked for acknowledgement.
+    pub bond_requests: u64,
+    /// Of these acknowledged.
+    pub bond_acks: u64,
+    /// Frames that we acknowledged.
+    pub bond_answers: u64,
+    /// Packets sent over further paths, beside the first.
+    pub copies: u64,
+    /// Frames that waited for whichever path is first.
+    pub striped: u64,
+    /// Dropped: of these, those that waited too long or found no room.
+    pub stripe_dropped: u64,
+    /// Packets sent again over another path, because theirs was lost.
+    pub recalled: u64,
+    /// Things seen of paths that went unreported for want of room.
+    pub seen_full: u64,
 
     /// Refused: the table of peers is full.
     pub peers_full: u64,

@@ -13,6 +13,7 @@ use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId, Now};
 
 use crate::activity::{Ledger, Report};
+use crate::bonded::{Bonded, Bonds};
 use crate::filter::Rules;
 use crate::reorder::Heard;
 use crate::{Counters, ETHERNET_HEADER_LEN, SocketId};
@@ -145,6 +146,7 @@ pub(crate) struct Tables {
     pub(crate) active: Vec<Address>,
     pub(crate) clamp_mss: bool,
     pub(crate) relay: bool,
+    pub(crate) bonds: Bonds,
     hasher: FixedState,
 }
 
@@ -154,9 +156,9 @@ pub(crate) struct Peer {
     pub(crate) route: Option<Route>,
     /// What we do for it.
     pub(crate) given: Features,
-    pub(crate) bond: Option<Arc<Bonding>>,
+    pub(crate) bond: Option<Box<Bonded>>,
     pub(crate) heard: Heard,
-    ledger: Ledger,
+    pub(crate) ledger: Ledger,
 }
 
 pub(crate) struct Network {
@@ -177,9 +179,15 @@ pub(crate) struct Way<'t> {
     pub(crate) peer: &'t mut Peer,
     pub(crate) route: Route,
     pub(crate) active: &'t mut Vec<Address>,
+    pub(crate) bonds: &'t mut Bonds,
 }
 
 impl Peer {
+    /// The fewest bytes that a datagram to it may have.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        self.bond.as_ref().and_then(|bond| bond.mtu()).or(Some(self.route?.mtu))
+    }
+
     /// The ledger of this peer, which is `address`, to write a line into.
     pub(crate) fn ledger(&mut self, address: Address, active: &mut Vec<Address>) -> &mut Ledger {
         if self.ledger.is_empty() {
@@ -190,6 +198,11 @@ impl Peer {
 }
 
 impl Network {
+    /// Frames may pass between us and this member.
+    pub(crate) fn admits(&self, member: Address) -> bool {
+        self.members.contains_key(&member)
+    }
+
     /// The rules for frames between us and `member`, if it may be talked to and a shard may judge them.
     pub(crate) fn rules(&self, member: Address, ethertype: u16) -> Option<Rules<'_>> {
         const IPV4: u16 = 0x0800;
@@ -213,11 +226,13 @@ impl Tables {
             active: Vec::new(),
             clamp_mss: false,
             relay: false,
+            bonds: Bonds::default(),
             hasher,
         }
     }
 
-    pub(crate) fn apply(&mut self, update: Update, counters: &mut Counters) {
+    /// `now_us`: when the shard was last told the time.
+    pub(crate) fn apply(&mut self, now_us: u64, update: Update, counters: &mut Counters) {
         let (peers_full, networks_full) = (self.peers.len() == PEERS_MAX, self.networks.len() == NETWORKS_MAX);
         match update {
             Update::Peer { address, keys, suite, route, bonded } => match self.peers.get_mut(&address) {
@@ -229,10 +244,7 @@ impl Tables {
                 None => {
                     let mut ledger = Ledger::default();
                     ledger.set_bonded(bonded);
-                    self.peers.insert(
-                        address,
-                        Peer { keys, suite, route, bond: None, given: Features::NONE, heard: Heard::default(), ledger },
-                    );
+                    self.peers.insert(address, Peer { keys, suite, route, bond: None, given: Features::NONE, heard: Heard::default(), ledger });
                 }
             },
             Update::Given { address, given } => {
@@ -242,15 +254,31 @@ impl Tables {
                 }
             }
             Update::PeerGone(address) => {
-                self.peers.remove(&address);
+                if let Some(mut bond) = self.peers.remove(&address).and_then(|peer| peer.bond) {
+                    bond.discard(&mut self.bonds.pool, counters);
+                }
                 self.active.retain(|&active| active != address);
+                self.bonds.forget(address);
             }
             Update::Bond { address, bond } => {
-                if let Some(peer) = self.peers.get_mut(&address) {
-                    peer.bond = bond;
+                let Some(peer) = self.peers.get_mut(&address) else { return };
+                match (&mut peer.bond, bond) {
+                    (Some(bonded), Some(bond)) => bonded.adopt(now_us, bond),
+                    (Some(bonded), None) => bonded.end(),
+                    (None, Some(bond)) => peer.bond = Some(Box::new(Bonded::new(now_us, bond))),
+                    (None, None) => {}
+                }
+                if let Some(bonded) = &mut peer.bond {
+                    bonded.enlist(address, &mut self.bonds);
                 }
             }
-            Update::Acked { .. } => {}
+            Update::Acked { address, packet_id, at_us } => {
+                if let Some(bonded) = self.peers.get_mut(&address).and_then(|peer| peer.bond.as_deref_mut())
+                    && bonded.acked(at_us, packet_id, None, counters)
+                {
+                    bonded.enlist(address, &mut self.bonds);
+                }
+            }
             Update::Network { id, mac, mtu, fast } => match self.networks.get_mut(&id) {
                 Some(network) => (network.mac, network.mtu, network.fast) = (mac, mtu, fast),
                 None if networks_full => counters.networks_full += 1,
@@ -303,8 +331,12 @@ impl Tables {
         if !matches!(peer.suite, Suite::Salsa2012Poly1305 | Suite::AesGmacSiv) {
             return None;
         }
-        let route = peer.route?;
-        Some(Way { to, ethertype, mtu: network.mtu.into(), rules, peer, route, active: &mut self.active })
+        let route = match (peer.route, &peer.bond) {
+            (Some(route), _) => route,
+            (None, bond) => bond.as_ref()?.any_route()?,
+        };
+        let (active, bonds) = (&mut self.active, &mut self.bonds);
+        Some(Way { to, ethertype, mtu: network.mtu.into(), rules, peer, route, active, bonds })
     }
 
     /// Appends what the ledgers hold and empties them.

@@ -56,7 +56,7 @@ fn a_syn_announces_less_on_its_way_out_even_if_its_checksum_is_still_open() {
     frame[CHECKSUM..CHECKSUM + 2].copy_from_slice(&open);
     let offload = Offload { checksum: Some(Partial { start: 34, offset: 16 }), ..Offload::default() };
     let (mut a, mut out) = (clamping(ALICE, BOB), Outside::default());
-    a.outbound_offloaded(NETWORK, Ok(offload), &mut frame, &mut out);
+    a.outbound_offloaded(NOW, NETWORK, Ok(offload), &mut frame, &mut out);
     assert_eq!(a.counters().mss_clamped, 1);
     let mut b = member(BOB, ALICE, Suite::AesGmacSiv);
     assert_eq!(announced(&inbound(&mut b, &out.datagrams[0].2).frames[0].1), FITTING);

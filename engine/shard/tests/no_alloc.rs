@@ -148,7 +148,7 @@ impl Rig {
             alice,
             bob,
             ring: Ring::new(),
-            report: Report { activity: Vec::with_capacity(64), arrivals: Vec::with_capacity(256) },
+            report: Report { activity: Vec::with_capacity(64), arrivals: Vec::with_capacity(256), ..Report::default() },
             ways: [
                 frame(ALICE, BOB, 0x0800, &[0x45; 64]),
                 frame(ALICE, BOB, 0x86dd, &[0x60; 1300]),
@@ -166,7 +166,7 @@ impl Rig {
         for frame in &self.ways {
             for reversed in [false, true] {
                 self.ring.lens.clear();
-                self.alice.outbound(NETWORK, frame, &mut self.ring);
+                self.alice.outbound(NOW, NETWORK, frame, &mut self.ring);
                 let parts = self.ring.lens.len();
                 for i in 0..parts {
                     let i = if reversed { parts - 1 - i } else { i };
@@ -186,7 +186,7 @@ impl Rig {
         self.super_frame.clear();
         self.super_frame.extend_from_slice(bytes);
         self.ring.lens.clear();
-        self.alice.outbound_offloaded(NETWORK, Ok(*offload), &mut self.super_frame, &mut self.ring);
+        self.alice.outbound_offloaded(NOW, NETWORK, Ok(*offload), &mut self.super_frame, &mut self.ring);
         for i in 0..self.ring.lens.len() {
             let (mut datagram, len) = (self.ring.slots[i], self.ring.lens[i]);
             self.bob.inbound(now, SOCKET, remote(), &mut datagram[..len], &mut self.ring);

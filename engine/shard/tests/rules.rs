@@ -327,7 +327,7 @@ fn super_frame(udp: bool, flags: u8, bytes: u16, payload: &[u8]) -> (Offload, Ve
 /// The segments of a super-frame as complete frames: what a shard without rules leaves to the control plane.
 fn cut((offload, bytes): &(Offload, Vec<u8>)) -> Vec<Vec<u8>> {
     let mut out = Outside::default();
-    member_without_rules().outbound_offloaded(NETWORK, Ok(*offload), &mut bytes.clone(), &mut out);
+    member_without_rules().outbound_offloaded(NOW, NETWORK, Ok(*offload), &mut bytes.clone(), &mut out);
     frames_of(out.control)
 }
 
@@ -384,7 +384,7 @@ proptest! {
             }
         }
         let mut out = Outside::default();
-        shard.outbound_offloaded(NETWORK, Ok(whole.0), &mut whole.1.clone(), &mut out);
+        shard.outbound_offloaded(NOW, NETWORK, Ok(whole.0), &mut whole.1.clone(), &mut out);
         let mut bob = accepting(BOB, ALICE);
         let arrived: Vec<_> =
             out.datagrams.iter().flat_map(|(_, _, datagram)| inbound(&mut bob, datagram).frames).map(|(_, f)| f).collect();

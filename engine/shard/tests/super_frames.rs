@@ -197,7 +197,7 @@ fn alice() -> Shard {
 fn cut((offload, mut bytes): (Offload, Vec<u8>)) -> Vec<Vec<u8>> {
     let (mut alice, mut bob) = (alice(), member(BOB, ALICE, Suite::AesGmacSiv));
     let mut out = Outside::default();
-    alice.outbound_offloaded(NETWORK, Ok(offload), &mut bytes, &mut out);
+    alice.outbound_offloaded(NOW, NETWORK, Ok(offload), &mut bytes, &mut out);
     out.datagrams
         .iter()
         .flat_map(|(_, _, datagram)| inbound(&mut bob, datagram).frames)
@@ -409,7 +409,7 @@ fn a_super_frame_for_the_control_plane_arrives_there_in_single_frames() {
     let mut shard = new_shard(ALICE, 1);
     shard.apply(network(ALICE, false));
     let mut out = Outside::default();
-    shard.outbound_offloaded(NETWORK, Ok(offload), &mut bytes, &mut out);
+    shard.outbound_offloaded(NOW, NETWORK, Ok(offload), &mut bytes, &mut out);
     let expected: Vec<_> = flow.cut(&piece, 1000).into_iter().map(|frame| Said::Frame(NETWORK, frame)).collect();
     assert_eq!(out.control, expected);
     assert_eq!(shard.counters().control_frames, 4);
@@ -435,13 +435,13 @@ fn a_header_that_does_not_fit_its_frame_drops_it_and_counts() {
     let mut shard = alice();
     for offload in odd {
         let mut out = Outside::default();
-        shard.outbound_offloaded(NETWORK, offload, &mut bytes.clone(), &mut out);
+        shard.outbound_offloaded(NOW, NETWORK, offload, &mut bytes.clone(), &mut out);
         assert!(out.datagrams.is_empty() && out.control.is_empty(), "{offload:?}");
     }
     assert_eq!(shard.counters().odd_out, odd.len() as u64);
     // too long for the network
     let (offload, mut bytes) = flow.super_frame(&Piece { payload: vec![3; 9000], ..piece(0, ACK, 0) }, 3000);
-    shard.outbound_offloaded(NETWORK, Ok(offload), &mut bytes, &mut Outside::default());
+    shard.outbound_offloaded(NOW, NETWORK, Ok(offload), &mut bytes, &mut Outside::default());
     assert_eq!((shard.counters().oversized_out, shard.counters().frames_out), (3, 0));
 }
 
@@ -450,13 +450,13 @@ fn fuzz_super_frames() {
     check!().with_type::<([u8; 10], Vec<u8>, bool)>().for_each(|(header, bytes, v6)| {
         let mut shard = alice();
         let mut addressed = frame(ALICE, BOB, if *v6 { 0x86dd } else { 0x0800 }, bytes);
-        shard.outbound_offloaded(NETWORK, Offload::parse(header), &mut addressed, &mut Outside::default());
-        shard.outbound_offloaded(NETWORK, Offload::parse(header), &mut bytes.clone(), &mut Outside::default());
+        shard.outbound_offloaded(NOW, NETWORK, Offload::parse(header), &mut addressed, &mut Outside::default());
+        shard.outbound_offloaded(NOW, NETWORK, Offload::parse(header), &mut bytes.clone(), &mut Outside::default());
         let network = if *v6 { 54 } else { 34 };
         let (kind, bytes) = (ALL[usize::from(header[0]) % 3], u16::from(header[1]));
         let checksum = Some(Partial { start: network, offset: if kind == Gso::Udp { 6 } else { 16 } });
         let offload = Offload { checksum, segments: Some((kind, bytes)), headers_len: 0 };
-        shard.outbound_offloaded(NETWORK, Ok(offload), &mut addressed, &mut Outside::default());
+        shard.outbound_offloaded(NOW, NETWORK, Ok(offload), &mut addressed, &mut Outside::default());
     });
 }
 

@@ -329,7 +329,7 @@ fn without_a_send_buffer_the_rest_of_the_packet_is_dropped_and_counted() {
     for (room, left) in [(0, 0), (1, 1)] {
         let mut a = alice();
         let mut out = Outside { room: Some(room), ..Outside::default() };
-        a.outbound(NETWORK, &frame(ALICE, BOB, IPV4, &[0; 2800]), &mut out);
+        a.outbound(NOW, NETWORK, &frame(ALICE, BOB, IPV4, &[0; 2800]), &mut out);
         assert_eq!(out.datagrams.len(), left);
         assert_eq!(a.counters().no_buffer, 2 - left as u64);
         assert_eq!(a.counters().datagrams_out, left as u64);

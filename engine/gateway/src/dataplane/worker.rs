@@ -19,7 +19,7 @@ use wire::fragment::ReassemblyCounters;
 use wire::packet::Packet;
 use wire::{Address, NetworkId, Now, Verb};
 
-use super::{FromShard, TICK, lock, queues::Outbox};
+use super::{BOND_TICK, FromShard, TICK, lock, queues::Outbox};
 
 /// Datagrams of the control plane sent in one turn; the rest follows in the next.
 const SENDS_PER_TURN: usize = 256;
@@ -138,6 +138,7 @@ struct Worker {
     next_tick: Option<Instant>,
     /// The next tick is the last before sleep, unless there is traffic.
     last_look: bool,
+    next_bond_tick: Option<Instant>,
     stop: bool,
 }
 
@@ -203,25 +204,57 @@ impl Worker {
             traffic: false,
             next_tick: None,
             last_look: false,
+            next_bond_tick: None,
             stop: false,
         }
     }
 
-    /// Announces what was handed over, ticks if it is time, and says how long the next turn may sleep.
+    /// Lets go what is due, announces what was handed over, ticks if it is time, and says how long the next turn may sleep.
     fn end_turn(&mut self, ring: &mut Ring) -> Option<Duration> {
-        let now = ring.io().now();
+        let now = self.let_go(ring);
         if self.traffic && (self.next_tick.is_none() || self.last_look) {
             self.last_look = false;
             self.next_tick = Some(now + TICK);
         } else if self.next_tick.is_some_and(|at| now >= at) {
             self.tick(ring);
             self.last_look = std::mem::take(&mut self.traffic);
-            self.next_tick = self.last_look.then(|| now + LAST_LOOK);
+            self.next_tick = if self.shard.keeps_packets() {
+                Some(now + TICK)
+            } else {
+                self.last_look.then(|| now + LAST_LOOK)
+            };
         }
-        let due = self.release(ring.io(), now);
+        match self.next_bond_tick {
+            Some(at) if now >= at => self.bond_tick(now),
+            None if self.shard.has_bond_news() => self.next_bond_tick = Some(now + BOND_TICK),
+            _ => {}
+        }
+        let released = self.release(ring.io(), now);
         self.outbox.announce();
-        let next = [self.next_tick, due].into_iter().flatten().min();
+        let due = self.shard.next_due_us().map(|us| self.clock.origin + Duration::from_micros(us));
+        let next = [self.next_tick, self.next_bond_tick, due, released].into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Packets that waited for their path leave. Returns the time.
+    fn let_go(&mut self, ring: &mut Ring) -> Instant {
+        let io = ring.io();
+        if !self.shard.has_waiting() {
+            return io.now();
+        }
+        let now = Instant::now(); // the turn may have been long, and they wait for microseconds
+        self.now = self.clock.now(now);
+        self.shard.poll(self.now, &mut Out { io, outbox: &mut self.outbox, taps: &self.taps });
+        now
+    }
+
+    fn bond_tick(&mut self, now: Instant) {
+        let mut report = Report::default();
+        self.shard.bond_tick(self.clock.now(now), &mut report);
+        if !report.is_empty() {
+            self.outbox.report(FromShard::Activity(report));
+        }
+        self.next_bond_tick = None;
     }
 
     /// Segments that waited for others go to their TAP, if nothing came in that did it. Returns when the next are due.
@@ -271,10 +304,10 @@ impl Handler for Worker {
         let out = &mut Out { io, outbox: &mut self.outbox, taps: &self.taps };
         if self.taps.carries(network) == SuperFrames::None {
             self.shard.clamp_from_tap(network, frame);
-            return self.shard.outbound(network, frame, out);
+            return self.shard.outbound(self.now, network, frame, out);
         }
         let Some((header, frame)) = frame.split_first_chunk_mut::<{ Offload::LEN }>() else { return };
-        self.shard.outbound_offloaded(network, Offload::parse(header), frame, out);
+        self.shard.outbound_offloaded(self.now, network, Offload::parse(header), frame, out);
     }
 
     fn end(&mut self, io: &mut Io) {

@@ -140,6 +140,6 @@ pub fn inbound(shard: &mut Shard, datagram: &[u8]) -> Outside {
 /// Everything that came out after one frame went in.
 pub fn outbound(shard: &mut Shard, frame: &[u8]) -> Outside {
     let mut out = Outside::default();
-    shard.outbound(NETWORK, frame, &mut out);
+    shard.outbound(NOW, NETWORK, frame, &mut out);
     out
 }
