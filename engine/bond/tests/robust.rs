@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bond::config::{
     Bonding, Family, LinkConfig, LinkMode, LinkSettings, Mode, Params, Policy, PolicySettings, Settings,
 };
-use bond::limits::{DECISIONS_MAX, RATE_MAX, RATE_MIN};
+use bond::limits::{DECISIONS_MAX, LINK_MTU_MAX, LINK_MTU_MIN, RATE_MAX, RATE_MIN};
 use bond::model::PathModel;
 use bond::{Action, Bond, Choice, NewPath, Observed, PathId, Selector};
 use proptest::prelude::*;
@@ -209,7 +209,14 @@ proptest! {
         ip in any::<i64>(),
         mode: bool,
     ) {
-        let link = LinkSettings { ip_preference: Some(ip), capacity: interval, mtu: interval, ..LinkSettings::default() };
+        let link = LinkSettings {
+            ip_preference: Some(ip),
+            capacity: interval,
+            capacity_has_unit: !mode,
+            mtu: interval,
+            failover_to: Some(default.clone()),
+            ..LinkSettings::default()
+        };
         let policy = PolicySettings {
             base,
             failover_interval: interval,
@@ -233,6 +240,10 @@ proptest! {
                 prop_assert!(p.failover_interval >= 500);
                 prop_assert!((p.quality.weights.iter().sum::<f32>() - 1.0).abs() < 0.011);
                 prop_assert!(p.quality.latency_max > 0.0 && p.quality.latency_max.is_finite());
+                for link in &p.links {
+                    prop_assert!(link.mtu == 0 || (LINK_MTU_MIN..=LINK_MTU_MAX).contains(&link.mtu));
+                    prop_assert!(link.failover_to.as_deref().is_none_or(|to| p.links.iter().any(|l| &*l.name == to)));
+                }
             }
         }
     }

@@ -74,3 +74,31 @@ impl Control {
 fn in_vain(name: &str) -> String {
     format!("bonding: {name} is no link; see interfaces and interfacePrefixBlacklist of local.conf, or --interface")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn bonds(settings: &str, force: bool) -> Bonds {
+        let text = format!(r#"{{"settings": {{{settings}}}}}"#);
+        let conf = LocalConf::parse(&text, Path::new("local.conf")).expect("good");
+        Bonds::new(&conf, &BondArgs::default(), &FallbackArgs { force, ..FallbackArgs::default() }).expect("good")
+    }
+
+    #[test]
+    fn what_is_to_be_said_of_settings_that_hold_is_said() {
+        let backup = |keys: &str| {
+            let policy =
+                format!(r#"{{"x": {{"basePolicy": "active-backup", "links": {{"a": {{{keys}}}, "b": {{}}}}}}}}"#);
+            format!(r#""defaultBondingPolicy": "x", "policies": {policy}"#)
+        };
+        assert!(bonds("", true).warnings.is_empty() && bonds(&backup(""), false).warnings.is_empty());
+        let spare = bonds(&backup(r#""mode": "spare", "failoverTo": "b""#), false).warnings;
+        assert_eq!(spare, ["bonding: link a: a spare cannot have failoverTo, it is left out"]);
+        assert!(bonds(&backup(""), true).warnings[0].contains("forceTcpRelay leaves no link"));
+        assert!(bonds(&format!("{}, \"forceTcpRelay\": true", backup("")), false).warnings[0].contains("no link"));
+        assert_eq!(bonds(&backup(""), false).bonding.interfaces().collect::<Vec<_>>(), ["a", "b"]);
+    }
+}
