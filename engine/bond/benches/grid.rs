@@ -50,7 +50,7 @@ fn main() {
         return;
     }
     println!(
-        "| links Mbit/s / ms | G | Mbit/s | of G % | worst % | of the links % | first 8 s % | Jain | reordered % | late p99 ms | ping + p50 ms | p99 | spurious | dropped here | there | rates"
+        "| links Mbit/s / ms | G | Mbit/s | of G % | worst % | of the links % | at first % | Jain | reordered % | late p99 ms | ping + p50 ms | p99 | spurious | dropped here | there | rates"
     );
     let l = Link::new;
     let u = [l(40.0, 10.0), l(10.0, 30.0)];
@@ -92,11 +92,15 @@ fn main() {
         row(&format!("{name} slow x2 at 4 s"), &slow(2.0), one);
         row(&format!("{name} counts to three"), &links, Setup { tolerance: common::Tolerance::Three, ..one });
     }
+    let minute = Setup { seconds: 60, warm_up: 30, ..split };
+    row("U 8 flows 2 shards 1 minute", &u, minute);
+    row("200+100 8 flows 2 shards 1 minute", &half, minute);
     row("2/20+1/40", &[l(2.0, 20.0), l(1.0, 40.0)], one);
     row("20/15+2/40", &[l(20.0, 15.0), l(2.0, 40.0)], one);
     row("1000/5+1000/5", &[l(1000.0, 5.0), l(1000.0, 5.0)], Setup { seconds: 10, warm_up: 5, ..one });
     row("1000/1+300/10", &[l(1000.0, 1.0), l(300.0, 10.0)], Setup { seconds: 10, warm_up: 5, ..one });
     let cpu = Setup { seconds: 6, warm_up: 3, cpu: 3000, ..one };
+    row("10G/0.2 cpu 3.7G", &[l(10_000.0, 0.2)], cpu);
     row("2x10G/0.2 cpu 3.7G", &[l(10_000.0, 0.2); 2], cpu);
     row("2x10G/0.2 cpu 3.7G 8 flows", &[l(10_000.0, 0.2); 2], Setup { flows: 8, ..cpu });
 }

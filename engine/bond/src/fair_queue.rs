@@ -89,7 +89,7 @@ impl CoDel {
             self.next_drop_ns += self.pause();
             return true;
         }
-        if now_ns - since < INTERVAL_NS {
+        if now_ns.saturating_sub(since) < INTERVAL_NS {
             return false;
         }
         self.dropping = true;

@@ -49,8 +49,14 @@ const ROUND_FIRST_NS: u64 = 2_000_000;
 const ROUND_ACKS: u32 = 4;
 /// A deviation of the queue is worked off in this long at least. ns.
 const SETTLE_NS: f64 = 60_000_000.0;
+/// By how much more is asked for first when there is no queue, as a share.
+const STEP_FIRST: f64 = 0.02;
+/// And at most.
+const STEP_MAX: f64 = 0.25;
 /// Share of a new rate that is believed.
 const GAIN: f64 = 0.25;
+/// The same when there is no queue.
+const UP_GAIN: f64 = 0.5;
 /// The share of an error of prediction that one acknowledgement corrects.
 const CORRECTION: i64 = 4;
 /// As good as no pace. bytes/s.
@@ -110,10 +116,13 @@ pub struct PathModel {
     /// A queue was seen at least once.
     full_once: bool,
     step: f64,
+    step_max: f64,
     /// Smallest round trip, and the length of the packet that made it.
     min_rtt_ns: u64,
     min_len: usize,
     min_rtt_at_ns: u64,
+    /// The same of the present window only, which is all that counts when it is over.
+    next_min: (u64, usize),
     /// Of every queue so much is not ours.
     offset_ns: u64,
     /// Rounds in a row that found the queue too long.
@@ -123,6 +132,8 @@ pub struct PathModel {
     /// Twice by how much that differs from one to the next. ns.
     noise_ns: f64,
     emptied_at_ns: u64,
+    /// Which of the times at which paths are emptied was the last.
+    drained: u64,
     draining: bool,
     srtt_ns: u64,
     spread_ns: u64,
@@ -151,10 +162,13 @@ impl PathModel {
             pace: first,
             ceiling,
             full_once: false,
-            step: 0.0,
+            step: STEP_MAX,
+            step_max: STEP_MAX,
             min_rtt_ns: rtt,
             min_len: 0,
             min_rtt_at_ns: now_ns,
+            next_min: (u64::MAX, 0),
+            drained: now_ns / DRAIN_AFTER_NS,
             offset_ns: 0,
             long: 0,
             wrong_ns: 0,
@@ -262,12 +276,24 @@ impl PathModel {
         // What was sent before it and not acknowledged yet is lost, or late: neither is of use.
         let sample = self.pending[i];
         self.pending.drain(..=i);
+        // Answers that were passed on by others may come in another order.
+        let now_ns = now_ns.max(self.last_ack_ns);
         self.last_ack_ns = now_ns;
         let rtt = now_ns.saturating_sub(sample.sent_ns).max(1);
         let net = rtt.saturating_sub(self.wire_ns(sample.len));
-        if !self.measured || net <= self.empty_ns() || now_ns - self.min_rtt_at_ns > MIN_RTT_WINDOW_NS {
-            (self.min_rtt_ns, self.min_len, self.min_rtt_at_ns) = (rtt, sample.len, now_ns);
+        if net <= self.next_min.0.saturating_sub(self.wire_ns(self.next_min.1)) {
+            self.next_min = (rtt, sample.len);
+        }
+        let old = now_ns - self.min_rtt_at_ns > MIN_RTT_WINDOW_NS;
+        if old {
+            (self.min_rtt_at_ns, self.measured) = (now_ns, false);
+        }
+        if !self.measured || net <= self.empty_ns() {
+            (self.min_rtt_ns, self.min_len) = self.next_min;
             self.measured = true;
+        }
+        if old {
+            self.next_min = (u64::MAX, 0);
         }
         let queue = net.saturating_sub(self.empty_ns());
         // A part of what was wrong with the prediction is corrected, and counted for those still on their way.
@@ -291,7 +317,7 @@ impl PathModel {
             round.acks += 1;
             round.queue_ns = round.queue_ns.min(queue);
             round.limited &= sample.limited;
-            let (took, sending) = (now_ns - first.acked_ns, mark.sent_ns - first.sent_ns);
+            let (took, sending) = (now_ns - first.acked_ns, mark.sent_ns.saturating_sub(first.sent_ns));
             // What is to be seen must be longer than the noise.
             let noise = self.noise_ns as u64 * if self.draining { 16 } else { 4 };
             let long = took >= ROUND_MIN_NS.max(self.min_rtt_ns / 4).max(noise.min(ROUND_MAX_NS));
@@ -313,7 +339,7 @@ impl PathModel {
         let round = std::mem::replace(&mut self.round, Round::new(now_ns));
         let Some(first) = round.first else { return };
         let (took, sending) =
-            ((round.last.acked_ns - first.acked_ns) as f64, (round.last.sent_ns - first.sent_ns) as f64);
+            ((round.last.acked_ns - first.acked_ns) as f64, round.last.sent_ns.saturating_sub(first.sent_ns) as f64);
         let arrived = (round.last.sum - first.sum) as f64 * 1e9 / took.max(1000.0);
         let target = self.target_ns();
         self.offset_ns = self.offset_ns.min(round.queue_ns);
@@ -334,22 +360,37 @@ impl PathModel {
             } else {
                 let gain = if self.full_once { GAIN } else { 1.0 };
                 self.base += gain * (arrived - self.base);
-                self.long = if queue > target { self.long + 1 } else { 0 };
+                self.long = if queue > 2.0 * target { self.long + 1 } else { 0 };
             }
-            (self.full_once, self.step) = (true, 0.02);
+            // A burst may have been taken for more than it shows, so until a queue stood there is no need to be careful.
+            let careful = full || self.full_once;
+            (self.full_once, self.step) = (true, if careful { STEP_FIRST } else { STEP_MAX });
+            if full {
+                // What is asked for too much is seen after a round trip, and must not have become a long queue by then.
+                let blind = self.srtt_ns.max(ROUND_MIN_NS) as f64 + took;
+                self.step_max = (2.0 * target / blind).clamp(STEP_FIRST, STEP_MAX);
+            }
             self.pace = self.base * steered;
         } else {
             self.long = 0;
-            if round.limited && self.full_once {
-                // Room that nobody knew of: ask for more, and each time for more again.
-                self.base *= 1.0 + self.step;
-                self.step = (self.step * 1.5).min(0.25);
+            self.pace = self.base;
+            if self.draining {
+                // It was meant to be empty.
+            } else if round.limited && self.full_once {
+                // Room that nobody knew of: ask for more, and each time for more again. Only what arrives is believed.
+                self.base += UP_GAIN * (arrived - self.base).max(0.0);
+                self.pace = self.base * (1.0 + self.step.min(self.step_max));
+                self.step = (self.step * 1.5).min(self.step_max);
             } else if round.limited {
                 self.base = (2.0 * self.base).min(1.5 * arrived).max(self.base);
+                self.pace = self.base;
             }
-            self.pace = self.base;
         }
-        let stands = now_ns - self.emptied_at_ns > DRAIN_AFTER_NS || self.long >= LONG_ROUNDS;
+        // Who shares a path with others of our clock empties it together with them, or nobody would ever see it empty.
+        let turn = now_ns / DRAIN_AFTER_NS;
+        let missed = turn != self.drained && now_ns - self.emptied_at_ns > DRAIN_AFTER_NS / 2;
+        self.drained = turn;
+        let stands = missed || self.long >= LONG_ROUNDS;
         self.draining = !self.draining && stands;
         if self.draining {
             self.pace = self.base * DRAIN;

@@ -73,9 +73,13 @@ fn the_striper_allocates_nothing_once_it_stands() {
     let mut striper: Striper<u32> = Striper::new(0, [model(20_000_000), model(40_000_000)]);
     let mut now = 0u64;
     let mut step = |striper: &mut Striper<u32>| {
-        for _ in 0..20_000 {
-            now += 50_000;
-            let _ = striper.offer(now, 1, 1, 1400);
+        // More than the paths carry for half of the time, so that queues stand, packets are dropped and flows come and go.
+        for n in 0..40_000u64 {
+            now += if n % 2000 < 1000 { 5_000 } else { 100_000 };
+            let _ = striper.offer(now, n % 300, 1, 1400);
+            if n % 50 == 0 {
+                let _ = striper.offer_light(2, 100);
+            }
             while let Some(out) = striper.poll(now) {
                 if let Out::Send { path, request: Some(request), .. } = out {
                     striper.acked(now + 20_000_000, path, request);

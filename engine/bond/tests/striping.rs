@@ -43,7 +43,7 @@ fn one_connection_gets_the_sum_of_40_and_10_mbit() {
 
 #[test]
 fn shallow_buffers_and_jitter_cost_little() {
-    assert!(row("U, buffers of 10 ms", &U.map(|l| Link { buffer: 10.0, ..l }), Tolerance::Rack) >= 0.80);
+    assert!(row("U, buffers of 10 ms", &U.map(|l| Link { buffer: 10.0, ..l }), Tolerance::Rack) >= 0.90);
     assert!(row("U, jitter 3 ms", &U.map(|l| Link { jitter: 3.0, ..l }), Tolerance::Rack) >= 0.80);
 }
 
@@ -89,8 +89,8 @@ fn one_connection_gets_the_sum_of_200_and_200_mbit() {
 }
 
 #[test]
-fn one_connection_gets_more_than_the_best_of_300_and_80_mbit() {
-    assert!(row("300/10 + 80/30", &[Link::new(300.0, 10.0), Link::new(80.0, 30.0)], Tolerance::Rack) >= 0.80);
+fn one_connection_gets_the_sum_of_300_and_80_mbit() {
+    assert!(row("300/10 + 80/30", &[Link::new(300.0, 10.0), Link::new(80.0, 30.0)], Tolerance::Rack) >= 0.85);
 }
 
 mod plans {
@@ -137,6 +137,29 @@ mod plans {
         striper.rebuild(0, [Lane::Kept(1), Lane::Kept(1), Lane::Kept(9)]);
         assert_eq!(striper.model(0).unwrap().min_rtt_ns(), 50_000_000);
         assert!(striper.model(1).is_none());
+    }
+
+    #[test]
+    fn answers_in_any_order_and_clocks_that_go_back_do_no_harm() {
+        let mut striper = Striper::new(9_000_000_000, [model(20), model(50)]);
+        let mut requests = Vec::new();
+        for n in 0..20_000u64 {
+            let now = 9_000_000_000 + n * 300_000 - (n % 7) * 40_000_000;
+            let _ = striper.offer(now, n % 3, n as u32, 1400);
+            while let Some(out) = striper.poll(now) {
+                if let Out::Send { path, request: Some(request), .. } = out {
+                    requests.push((path, request));
+                }
+            }
+            if n % 5 == 0 && !requests.is_empty() {
+                let (path, request) = requests.remove(n as usize % requests.len());
+                striper.acked(now - (n % 3) * 500_000_000, path, request);
+            }
+        }
+        for i in 0..2 {
+            let model = striper.model(i).unwrap();
+            assert!(model.rate().is_finite() && model.pace() > 0.0, "{model:?}");
+        }
     }
 
     #[test]
