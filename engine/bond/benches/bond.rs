@@ -80,7 +80,7 @@ fn stripe(c: &mut Criterion) {
     c.bench_function("striper, a packet in and out over two paths", |b| {
         b.iter(|| {
             now += 100_000;
-            let _ = striper.offer(now, 1, 1400);
+            let _ = striper.offer(now, 1, 1, 1400);
             while let Some(out) = striper.poll(now) {
                 if let Out::Send { path, request: Some(request), .. } = out {
                     striper.acked(now + 20_000_000, path, request);

@@ -39,6 +39,7 @@ pub enum Out<T> {
 
 /// A path of a new plan.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a few are made when a plan changes, and none is kept")]
 pub enum Lane {
     /// One that was there, by its index until now: what was learned of it stays.
     Kept(usize),
