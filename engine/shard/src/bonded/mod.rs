@@ -154,6 +154,7 @@ impl Bonded {
         let old = std::mem::replace(&mut self.bonding, bonding);
         let plan = &self.bonding.plan;
         self.ended = false;
+        self.recall.keep_all(self.bonding.duplicates_dropped);
         if flows_of(plan.policy) != flows_of(old.plan.policy) || plan.secret != old.plan.secret {
             self.hasher = FixedState::with_seed(plan.secret);
             self.selector = Selector::new(Arc::clone(plan), flows_of(plan.policy));
@@ -258,7 +259,9 @@ impl Bonded {
     /// Over one path.
     fn one<E: Egress>(&mut self, turn: &mut Turn<'_, '_, E>, frame: &Outgoing<'_>, at: usize) {
         let lane = &mut self.lanes[at];
-        let wanted = lane.wants_request(turn.now_us, fits_acked(frame.len(), lane.route.mtu));
+        // What the reference would decide is decided without acknowledgements.
+        let wanted = self.bonding.plan.compat.is_none()
+            && lane.wants_request(turn.now_us, fits_acked(frame.len(), lane.route.mtu));
         self.leave(turn, frame, at, wanted, None);
     }
 
@@ -302,7 +305,7 @@ impl Bonded {
     fn copies<E: Egress>(&mut self, turn: &mut Turn<'_, '_, E>, frame: &Outgoing<'_>, only: Option<PathId>) {
         let taken = |lane: &&mut Lane| only.is_none_or(|only| lane.id == only);
         let mut wanted = false;
-        for lane in self.lanes.iter_mut().filter(taken) {
+        for lane in self.lanes.iter_mut().filter(taken).filter(|_| self.bonding.plan.compat.is_none()) {
             wanted |= lane.wants_request(turn.now_us, fits_acked(frame.len(), lane.route.mtu));
         }
         let relay = self.bonding.relay.filter(|_| self.bonding.plan.relay);
@@ -495,6 +498,11 @@ impl Bonded {
             if !fits(kept.packet, mtu) {
                 continue;
             }
+            // Should it ask for acknowledgement, the answer would be none of the path that it took first.
+            let id = kept.packet.first_chunk().map(|id| u64::from_be_bytes(*id));
+            if let Some(request) = self.requests.iter_mut().find(|request| Some(request.packet_id) == id) {
+                request.open = false;
+            }
             turn.sealer.send_again(kept.packet, route, mtu, turn.out);
             turn.sealer.counters.recalled += 1;
             let len = kept.packet.len();
@@ -535,7 +543,7 @@ impl Bonded {
             let model = self.striper.as_ref().and_then(|striper| striper.model(at)).or(lane.model.as_ref());
             let Some(model) = model else { continue };
             let fresh = (now_us * 1000).saturating_sub(model.last_ack_ns()) < RATE_FRESH_NS;
-            if fresh && (model.rate() - lane.rate).abs() > RATE_STEP * lane.rate {
+            if fresh && !model.is_new() && (model.rate() - lane.rate).abs() > RATE_STEP * lane.rate {
                 lane.rate = model.rate();
                 self.seen.push(Seen::Rate { path: lane.id, rate: lane.rate });
             }
