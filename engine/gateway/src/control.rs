@@ -386,6 +386,7 @@ impl Control {
         let mut quit = signal(SignalKind::quit())?;
         let mut hang_up = signal(SignalKind::hangup())?;
         self.set_mss_clamp();
+        self.set_resequencing();
         self.settle(self.p.clock.now());
         loop {
             let due = self.p.clock.at(self.next_due_ms());
@@ -543,6 +544,7 @@ impl Control {
         self.p.conf = conf;
         self.filter = filter_of(&self.p);
         self.set_mss_clamp();
+        self.set_resequencing();
         self.set_fallback(now);
         self.bind_links(now);
     }
@@ -550,6 +552,10 @@ impl Control {
     fn set_mss_clamp(&self) {
         let on = self.p.mss_clamp && !self.p.conf.settings.no_mss_clamp;
         self.p.dataplane.update(Update::ClampMss(on));
+    }
+
+    fn set_resequencing(&self) {
+        self.p.dataplane.update(Update::Resequence(!self.p.conf.settings.no_resequence));
     }
 
     /// Does what node and controller say until both are silent.

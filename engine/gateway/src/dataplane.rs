@@ -40,6 +40,7 @@
 //! * An idle shard sleeps without a timer. After traffic it reports what went over which path every [`TICK`], and what it
 //!   saw of the paths of bonds every [`BOND_TICK`].
 
+mod meeting;
 mod queues;
 mod worker;
 
@@ -63,6 +64,7 @@ use wire::{Address, NetworkId};
 pub use queues::{Buffer, QueueCounters};
 pub use worker::ShardCounters;
 
+use meeting::Meeting;
 use queues::{Drops, Inbox};
 use worker::{Command, Mail, Outgoing};
 
@@ -258,6 +260,7 @@ impl DataPlane {
     pub fn start(config: Config) -> Result<DataPlane, Error> {
         let drops = Arc::new(Drops::default());
         let (inbox, outbox) = Inbox::new(Arc::clone(&drops));
+        let meeting = Meeting::new(config.shards).map(Arc::new);
         let mut plane = DataPlane { shards: Vec::new(), inbox, drops, lanes: BTreeMap::new() };
         let cores = if config.pin { core_affinity::get_core_ids().unwrap_or_default() } else { Vec::new() };
         for shard in 0..config.shards.max(1) {
@@ -278,6 +281,7 @@ impl DataPlane {
                 origin: config.origin,
                 mail,
                 outbox: outbox.clone(),
+                meeting: meeting.clone(),
                 counters: Arc::clone(&counters),
             };
             let (started, start) = bounded(1);

@@ -171,6 +171,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether the peer bonds, as it was last said.
+    pub(crate) fn is_bonded(&self) -> bool {
+        self.arrivals.is_some()
+    }
+
     /// Whether the peer bonds.
     pub(crate) fn set_bonded(&mut self, bonded: bool) {
         if bonded != self.arrivals.is_some() {

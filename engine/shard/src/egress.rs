@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use wire::NetworkId;
+use wire::{Address, NetworkId};
 
 use crate::SocketId;
 use crate::offload::{Gso, Offload};
@@ -33,6 +33,28 @@ pub trait Egress {
 
     /// Hands to the control plane what a shard does not do. A full queue drops and counts.
     fn control(&mut self, what: ToControl<'_>);
+
+    /// Gives a TCP segment to the shard where those of its flow meet, if they come to several shards. False: it is to be
+    /// delivered here.
+    fn meet(&mut self, stray: &Stray<'_>) -> bool {
+        let _ = stray;
+        false
+    }
+}
+
+/// A TCP segment of a peer whose frames come to several shards: opened and judged, ready for the TAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stray<'a> {
+    /// The peer.
+    pub peer: Address,
+    /// The socket it came to.
+    pub socket: SocketId,
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// The network of the TAP.
+    pub network: NetworkId,
+    /// The frame, header included.
+    pub frame: &'a [u8],
 }
 
 /// What a shard leaves to the control plane.

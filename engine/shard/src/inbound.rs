@@ -9,7 +9,7 @@ use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
 use wire::{Address, Mac, NetworkId, Now, Verb};
 
 use crate::activity::Received;
-use crate::egress::{Egress, ToControl};
+use crate::egress::{Egress, Stray, ToControl};
 use crate::filter::Fate;
 use crate::{ETHERNET_HEADER_LEN, Path, Shard, SocketId};
 
@@ -194,7 +194,7 @@ impl Shard {
         if peer.ledger(sender, &mut self.tables.active).received(path, received).is_err() {
             self.counters.activity_full += 1;
         }
-        let by = if self.reorder.is_on() { peer.heard.by(now.mono_us, path) } else { None };
+        let order = if self.reorder.is_on() { peer.came(now.mono_us, path) } else { None };
         if wants_ack {
             self.acknowledge(path, sender, received.packet_id, id, out);
         }
@@ -206,9 +206,13 @@ impl Shard {
         packet[ethernet + 6..ethernet + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;
         self.clamp_to_tap(id, &mut packet[ethernet..]);
-        match by {
+        match order {
             None => self.coalescer.push(id, &packet[ethernet..], out, &mut self.counters),
-            Some(by) => self.in_order(now, sender, by, id, &packet[ethernet..], out),
+            Some(order) => {
+                let Path { socket, remote } = path;
+                let frame = Stray { peer: sender, socket, remote, network: id, frame: &packet[ethernet..] };
+                self.in_order(now, order, &frame, out);
+            }
         }
     }
 

@@ -41,7 +41,7 @@ pub use activity::{ACTIVITY_PATHS_MAX, ARRIVALS_MAX, Activity, Arrival, Receipt,
 pub use bonded::{BOND_FLOWS, REQUESTS_MAX, SEEN_MAX, WAITING_BYTES_MAX, WAITING_PACKETS_MAX};
 pub use clamp::MSS_MIN;
 pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
-pub use egress::{Egress, TapSlot, ToControl};
+pub use egress::{Egress, Stray, TapSlot, ToControl};
 pub use offload::{Gso, Offload, Partial, UnknownOffload};
 pub use segment::Segments;
 pub use tables::{Bonding, MEMBERS_MAX, NETWORKS_MAX, PEERS_MAX, Route, Update};
@@ -143,6 +143,10 @@ pub struct Counters {
     pub frames_out: u64,
     /// Datagrams those took.
     pub datagrams_out: u64,
+    /// Frames given to the shard where their flow meets.
+    pub strays_given: u64,
+    /// Frames that others gave.
+    pub strays_taken: u64,
     /// Super-frames delivered to a TAP.
     pub super_frames_in: u64,
     /// Frames they were joined from.

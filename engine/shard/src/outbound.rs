@@ -100,7 +100,9 @@ impl Shard {
             match judged {
                 Fate::Pass => sending.frame(&headers[ETHERNET_HEADER_LEN..], payload, out),
                 Fate::Drop => sending.sealer.counters.filtered_out += 1,
-                Fate::Control => give_away(network, headers, payload, sending.sealer.scratch, sending.sealer.counters, out),
+                Fate::Control => {
+                    give_away(network, headers, payload, sending.sealer.scratch, sending.sealer.counters, out)
+                }
             }
         }
         sending.finish();

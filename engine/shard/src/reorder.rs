@@ -5,7 +5,8 @@
 use bond::resequence::{Counters, Resequencer, Source};
 use wire::{Address, NetworkId, Now};
 
-use crate::egress::Egress;
+use crate::egress::{Egress, Stray};
+use crate::tables::Peer;
 use crate::{ETHERNET_HEADER_LEN, Path, Shard};
 
 /// Over which paths one peer is heard.
@@ -14,11 +15,22 @@ pub(crate) struct Heard {
     last: Option<Path>,
     /// If there were several of late.
     source: Option<Box<Source<Path>>>,
+    /// Other shards hear it too.
+    scattered: bool,
+}
+
+/// What is to be done about the order of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// The number of its path, if several are in use.
+    by: Option<u8>,
+    /// Its flow may come to other shards too.
+    scattered: bool,
 }
 
 impl Heard {
-    /// A frame came over a path: its number, if several are in use.
-    pub(crate) fn by(&mut self, now_us: u64, path: Path) -> Option<u8> {
+    /// The number of a path over which a frame came, if several are in use.
+    fn by(&mut self, now_us: u64, path: Path) -> Option<u8> {
         let last = self.last.replace(path);
         if let Some(source) = &mut self.source {
             let by = source.heard(now_us, path);
@@ -29,6 +41,14 @@ impl Heard {
         }
         let before = last.filter(|last| *last != path)?;
         self.source.insert(Box::new(Source::new(now_us, before))).heard(now_us, path)
+    }
+}
+
+impl Peer {
+    /// A frame of it came over a path. None: nothing is to be done about its order.
+    pub(crate) fn came(&mut self, now_us: u64, path: Path) -> Option<Order> {
+        let (by, scattered) = (self.heard.by(now_us, path), self.heard.scattered && self.bonds());
+        (by.is_some() || scattered).then_some(Order { by, scattered })
     }
 }
 
@@ -56,29 +76,42 @@ impl Reorder {
 }
 
 impl Shard {
-    /// A frame for a TAP by the path of this number, of several.
-    pub(crate) fn in_order(
-        &mut self,
-        now: Now,
-        sender: Address,
-        by: u8,
-        network: NetworkId,
-        frame: &[u8],
-        out: &mut impl Egress,
-    ) {
-        let source = self.tables.peers.get_mut(&sender).and_then(|peer| peer.heard.source.as_deref_mut());
+    /// A frame for a TAP whose place among others is to be found.
+    pub(crate) fn in_order(&mut self, now: Now, order: Order, came: &Stray<'_>, out: &mut impl Egress) {
+        let Stray { peer, network, frame, .. } = *came;
+        let source = self.tables.peers.get_mut(&peer).and_then(|peer| peer.heard.source.as_deref_mut());
         let (resequencer, coalescer, counters) =
             (&mut self.reorder.resequencer, &mut self.coalescer, &mut self.counters);
         let segment = match frame.split_first_chunk::<ETHERNET_HEADER_LEN>() {
             Some(([.., e0, e1], payload)) => resequencer.read(network.0, u16::from_be_bytes([*e0, *e1]), payload),
             None => None,
         };
-        let (Some(segment), Some(source)) = (segment, source) else {
+        if order.scattered && segment.is_some_and(|segment| segment.len > 0) && out.meet(came) {
+            counters.strays_given += 1;
+            return;
+        }
+        let (Some(segment), Some(source), Some(by)) = (segment, source, order.by) else {
             return coalescer.push(network, frame, out, counters);
         };
         resequencer.segment(now.mono_us, source, by, &segment, network.0, frame, &mut |network, frame| {
             coalescer.push(NetworkId(network), frame, out, counters);
         });
+    }
+
+    /// Takes a frame that another shard [gave](Egress::meet), because the segments of its flow meet here.
+    pub fn stray(&mut self, now: Now, stray: &Stray<'_>, out: &mut impl Egress) {
+        self.counters.strays_taken += 1;
+        let path = Path { socket: stray.socket, remote: stray.remote };
+        let peer = self.tables.peers.get_mut(&stray.peer).filter(|_| self.reorder.on);
+        let by = peer.and_then(|peer| peer.heard.by(now.mono_us, path));
+        self.in_order(now, Order { by, scattered: false }, stray, out);
+    }
+
+    /// Whether other shards hear a peer too. If it bonds, its segments are offered to [`Egress::meet`] then.
+    pub fn set_scattered(&mut self, peer: Address, scattered: bool) {
+        if let Some(peer) = self.tables.peers.get_mut(&peer) {
+            peer.heard.scattered = scattered;
+        }
     }
 
     /// Lets go the segments that have waited long enough for those before them. To be called when

@@ -188,6 +188,11 @@ impl Peer {
         self.bond.as_ref().and_then(|bond| bond.mtu()).or(Some(self.route?.mtu))
     }
 
+    /// Whether it bonds.
+    pub(crate) fn bonds(&self) -> bool {
+        self.ledger.is_bonded()
+    }
+
     /// The ledger of this peer, which is `address`, to write a line into.
     pub(crate) fn ledger(&mut self, address: Address, active: &mut Vec<Address>) -> &mut Ledger {
         if self.ledger.is_empty() {
@@ -244,7 +249,10 @@ impl Tables {
                 None => {
                     let mut ledger = Ledger::default();
                     ledger.set_bonded(bonded);
-                    self.peers.insert(address, Peer { keys, suite, route, bond: None, given: Features::NONE, heard: Heard::default(), ledger });
+                    self.peers.insert(
+                        address,
+                        Peer { keys, suite, route, bond: None, given: Features::NONE, heard: Heard::default(), ledger },
+                    );
                 }
             },
             Update::Given { address, given } => {

@@ -45,15 +45,17 @@ pub(super) fn all(control: &Control) -> Value {
 
     let plane = control.p.dataplane.counters();
     let (mut shards, mut reassembly, mut rings, mut queues) = (Map::new(), Map::new(), Map::new(), Map::new());
+    let mut reordering = Map::new();
     let mut per_shard = Vec::new();
     for one in &plane.shards {
-        let [packets, fragments, ring] = of_shard(one);
+        let [packets, fragments, ring, order] = of_shard(one);
         sum(&mut shards, &packets);
         sum(&mut reassembly, &fragments);
         sum(&mut rings, &ring);
-        per_shard.push(json!({"shards": packets, "reassembly": fragments, "rings": ring}));
+        sum(&mut reordering, &order);
+        per_shard.push(json!({"shards": packets, "reassembly": fragments, "rings": ring, "reordering": order}));
     }
-    add!(queues, plane.queues; foreign datagrams opened opened_frames tap_frames reports refusals sends frames);
+    add!(queues, plane.queues; foreign datagrams opened opened_frames tap_frames reports refusals sends frames strays);
 
     let rooms = [
         ("node", node),
@@ -65,6 +67,7 @@ pub(super) fn all(control: &Control) -> Value {
         ("shards", shards),
         ("reassembly", reassembly),
         ("rings", rings),
+        ("reordering", reordering),
         ("queuesFull", queues),
     ];
     let mut counts: Map<_, _> = rooms.into_iter().map(|(name, map)| (name.to_owned(), map.into())).collect();
@@ -72,10 +75,11 @@ pub(super) fn all(control: &Control) -> Value {
     counts.into()
 }
 
-/// Packets, fragments and ring of one shard.
-fn of_shard(one: &ShardCounters) -> [Map<String, Value>; 3] {
-    let (mut shards, mut reassembly, mut rings) = (Map::new(), Map::new(), Map::new());
-    add!(shards, one.shard; frames_in frames_out datagrams_out super_frames_in joined_in
+/// Packets, fragments, ring and order of one shard.
+fn of_shard(one: &ShardCounters) -> [Map<String, Value>; 4] {
+    let (mut shards, mut reassembly, mut rings, mut reordering) = (Map::new(), Map::new(), Map::new(), Map::new());
+    add!(reordering, one.reordering; held closed expired given_up late overflowed evicted);
+    add!(shards, one.shard; strays_given strays_taken frames_in frames_out datagrams_out super_frames_in joined_in
         super_frames_out cut_out mss_clamped odd_out foreign control_foreign control_unopened control_opened
         control_frames not_a_packet own_source undefined_suite clear_verb forged duplicate filtered_in filtered_out oversized_in runt_out
         oversized_out unsplittable no_buffer bond_requests bond_acks bond_answers copies striped stripe_dropped
@@ -86,7 +90,7 @@ fn of_shard(one: &ShardCounters) -> [Map<String, Value>; 3] {
         dropped_control_truncated dropped_malformed receive_errors sends_parked dropped_send_expired
         dropped_socket_full dropped_send_failed dropped_no_send_slot dropped_socket_gone gso_refused frames_stalled
         writes_waiting dropped_no_tap_slot dropped_tap_down dropped_tap_failed dropped_events);
-    [shards, reassembly, rings]
+    [shards, reassembly, rings, reordering]
 }
 
 fn sum(to: &mut Map<String, Value>, from: &Map<String, Value>) {

@@ -14,8 +14,12 @@ use crossbeam::{
     channel::{Receiver, Sender, bounded, unbounded},
     queue::ArrayQueue,
 };
+use shard::Stray;
 use tokio::sync::Notify;
+use uring::Waker;
+use wire::{Address, Now};
 
+use super::meeting::{Given, Meeting};
 use super::{FromShard, QUEUE_BYTES_MAX, QUEUE_MAX};
 
 /// Buffers kept for use again, per kind; and the largest that is worth keeping.
@@ -43,6 +47,8 @@ pub struct QueueCounters {
     pub sends: u64,
     /// Frames of the control plane to TAPs.
     pub frames: u64,
+    /// Frames to the shard where their flow meets: delivered where they came.
+    pub strays: u64,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +62,7 @@ pub(super) struct Drops {
     pub(super) refusals: AtomicU64,
     pub(super) sends: AtomicU64,
     pub(super) frames: AtomicU64,
+    pub(super) strays: AtomicU64,
 }
 
 impl Drops {
@@ -77,6 +84,7 @@ impl Drops {
             refusals: get(&self.refusals),
             sends: get(&self.sends),
             frames: get(&self.frames),
+            strays: get(&self.strays),
         }
     }
 }
@@ -164,6 +172,18 @@ pub(super) struct Outbox {
     bell: Arc<Notify>,
     /// Something was put in since the bell was rung.
     unannounced: bool,
+    /// If there are several shards.
+    meeting: Option<Seat>,
+}
+
+/// One shard's place where shards meet.
+#[derive(Clone)]
+struct Seat {
+    meeting: Arc<Meeting>,
+    shard: usize,
+    now: Now,
+    /// Shards that got something since they were last woken, as bits.
+    unannounced: u16,
 }
 
 impl Outbox {
@@ -216,8 +236,58 @@ impl Outbox {
         self.unannounced = true;
     }
 
-    /// Rings the bell if there is reason to. Once per turn.
+    /// This is the end of a shard.
+    pub(super) fn join(&mut self, meeting: Arc<Meeting>, shard: usize, waker: Waker) {
+        meeting.join(shard, waker);
+        self.meeting = Some(Seat { meeting, shard, now: Now::default(), unannounced: 0 });
+    }
+
+    /// A turn begins.
+    pub(super) fn begin(&mut self, now: Now) {
+        if let Some(seat) = &mut self.meeting {
+            seat.now = now;
+        }
+    }
+
+    /// The shard has heard a peer of late: whether others have too. None if there are none.
+    pub(super) fn scattered(&self, peer: Address) -> Option<bool> {
+        self.meeting.as_ref().map(|seat| seat.meeting.heard(seat.shard, peer, seat.now))
+    }
+
+    /// Gives a segment to the shard where its flow meets, if that is another one and has room.
+    pub(super) fn meet(&mut self, stray: &Stray<'_>) -> bool {
+        let Some(seat) = &mut self.meeting else { return false };
+        let Some(to) = seat.meeting.elsewhere(seat.shard, stray.frame, seat.now) else { return false };
+        let given = seat.meeting.give(to, stray);
+        self.drops.count(!given, |drops| &drops.strays);
+        seat.unannounced |= u16::from(given) << to;
+        given
+    }
+
+    /// Frames that other shards gave.
+    pub(super) fn strays(&self) -> usize {
+        self.meeting.as_ref().map_or(0, |seat| seat.meeting.waiting(seat.shard))
+    }
+
+    /// The next of them.
+    pub(super) fn take_stray(&self) -> Option<Given> {
+        self.meeting.as_ref().and_then(|seat| seat.meeting.take(seat.shard))
+    }
+
+    /// It was dealt with.
+    pub(super) fn recycle(&self, given: Given) {
+        if let Some(seat) = &self.meeting {
+            seat.meeting.recycle(seat.shard, given);
+        }
+    }
+
+    /// Rings the bell if there is reason to, and wakes the shards that were given something. Once per turn.
     pub(super) fn announce(&mut self) {
+        if let Some(seat) = &mut self.meeting
+            && seat.unannounced != 0
+        {
+            seat.meeting.wake(std::mem::take(&mut seat.unannounced));
+        }
         if std::mem::take(&mut self.unannounced) {
             self.bell.notify_one();
         }
@@ -267,6 +337,7 @@ impl Inbox {
             drops,
             bell,
             unannounced,
+            meeting: None,
         };
         (inbox, outbox)
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, Sender};
-use shard::{Egress, Gso, Offload, Report, Shard, SocketId, TapSlot, ToControl, Update};
+use shard::{Egress, Gso, Offload, Report, Shard, SocketId, Stray, TapSlot, ToControl, Update};
 use tracing::{debug, error, warn};
 use uring::tap::SuperFrames;
 use uring::{Event, Handler, HeldFrame, Io, Ring, Token, Waker};
@@ -19,7 +19,7 @@ use wire::fragment::ReassemblyCounters;
 use wire::packet::Packet;
 use wire::{Address, NetworkId, Now, Verb};
 
-use super::{BOND_TICK, FromShard, TICK, lock, queues::Outbox};
+use super::{BOND_TICK, FromShard, TICK, lock, meeting::Meeting, queues::Outbox};
 
 /// Datagrams of the control plane sent in one turn; the rest follows in the next.
 const SENDS_PER_TURN: usize = 256;
@@ -35,6 +35,8 @@ pub struct ShardCounters {
     pub shard: shard::Counters,
     /// Fragments.
     pub reassembly: ReassemblyCounters,
+    /// Segments that came out of order.
+    pub reordering: bond::resequence::Counters,
     /// Datagrams, TAP reads and writes, and the ring itself.
     pub ring: uring::Counters,
 }
@@ -72,11 +74,12 @@ pub(super) struct Setup {
     pub(super) origin: Instant,
     pub(super) mail: Mail,
     pub(super) outbox: Outbox,
+    pub(super) meeting: Option<Arc<Meeting>>,
     pub(super) counters: Arc<Mutex<ShardCounters>>,
 }
 
 /// The thread. Says through `started` whether it has a ring, and how to wake it.
-pub(super) fn run(setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
+pub(super) fn run(mut setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
     let mut ring = match Ring::new(setup.ring.clone()) {
         Ok(ring) => ring,
         Err(error) => {
@@ -88,6 +91,9 @@ pub(super) fn run(setup: Setup, started: &Sender<Result<Waker, uring::Error>>) {
         warn!(shard = setup.shard, %error, "no busy poll");
     }
     let waker = ring.waker();
+    if let Some(meeting) = setup.meeting.take() {
+        setup.outbox.join(meeting, setup.shard, waker.clone());
+    }
     let _ = started.send(Ok(waker.clone()));
     let _alarm = Alarm { shard: setup.shard, outbox: setup.outbox.clone() };
     let mut worker = Worker::new(setup, waker);
@@ -218,11 +224,8 @@ impl Worker {
         } else if self.next_tick.is_some_and(|at| now >= at) {
             self.tick(ring);
             self.last_look = std::mem::take(&mut self.traffic);
-            self.next_tick = if self.shard.keeps_packets() {
-                Some(now + TICK)
-            } else {
-                self.last_look.then(|| now + LAST_LOOK)
-            };
+            self.next_tick =
+                if self.shard.keeps_packets() { Some(now + TICK) } else { self.last_look.then(|| now + LAST_LOOK) };
         }
         match self.next_bond_tick {
             Some(at) if now >= at => self.bond_tick(now),
@@ -270,6 +273,11 @@ impl Worker {
 
     fn tick(&mut self, ring: &mut Ring) {
         self.shard.tick(self.now, &mut self.report);
+        for line in self.report.activity.iter().filter(|line| line.rx_packets > 0) {
+            if let Some(scattered) = self.outbox.scattered(line.peer) {
+                self.shard.set_scattered(line.peer, scattered);
+            }
+        }
         if !self.report.is_empty() {
             self.outbox.report(FromShard::Activity(std::mem::take(&mut self.report)));
         }
@@ -280,6 +288,7 @@ impl Worker {
         *lock(&self.counters) = ShardCounters {
             shard: self.shard.counters(),
             reassembly: self.shard.reassembly(),
+            reordering: self.shard.reordering(),
             ring: *ring.io().counters(),
         };
     }
@@ -288,6 +297,7 @@ impl Worker {
 impl Handler for Worker {
     fn begin(&mut self, now: Instant) {
         self.now = self.clock.now(now);
+        self.outbox.begin(self.now);
     }
 
     fn datagrams(&mut self, io: &mut Io, socket: Token, remote: SocketAddr, bytes: &mut [u8], segment: usize) {
@@ -329,6 +339,12 @@ impl Handler for Worker {
         for (network, mut frame) in self.mail.frames.try_iter().take(frames.min(FRAMES_PER_TURN)) {
             self.shard.clamp_to_tap(network, &mut frame);
             self.taps.write(io, network, &frame);
+        }
+        for _ in 0..self.outbox.strays() {
+            let Some(given) = self.outbox.take_stray() else { break };
+            self.traffic = true;
+            self.shard.stray(self.now, &given.stray(), &mut Out { io, outbox: &mut self.outbox, taps: &self.taps });
+            self.outbox.recycle(given);
         }
         if !(self.mail.commands.is_empty() && self.mail.sends.is_empty() && self.mail.frames.is_empty()) {
             self.waker.wake();
@@ -418,6 +434,10 @@ impl Egress for Out<'_> {
 
     fn udp(&mut self, socket: SocketId, remote: SocketAddr, len: usize) -> Option<&mut [u8]> {
         self.io.put(socket.0, remote, None, len).ok()
+    }
+
+    fn meet(&mut self, stray: &Stray<'_>) -> bool {
+        self.outbox.meet(stray)
     }
 
     fn control(&mut self, what: ToControl<'_>) {

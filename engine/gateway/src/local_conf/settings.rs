@@ -38,6 +38,8 @@ pub struct Settings {
     pub allow_management_from: Vec<Prefix>,
     /// Do not lower the MSS of TCP connections.
     pub no_mss_clamp: bool,
+    /// Deliver TCP segments of peers that stripe them as they come.
+    pub no_resequence: bool,
     /// Agree with nobody on a port spread.
     pub no_port_spread: bool,
     /// Encrypt with Salsa20/12-Poly1305 to everybody.
@@ -115,6 +117,7 @@ const SETTINGS: &[(&str, Treatment)] = &[
     ("fastFailover", Acted), // ours
     ("warmUp", Acted),       // ours
     ("tcpMssClamp", Acted),  // ours
+    ("resequence", Acted),   // ours
     ("suite", Acted),        // ours
     ("portSpread", Acted),   // ours
     ("allowTcpFallbackRelay", Acted),
@@ -229,6 +232,7 @@ pub(super) fn settings(table: &Map<String, Value>) -> Result<Settings, Problem> 
             (Acted, key) if bonding::KEYS.contains(&key) => bonding::set(&mut s.bonding, key, value)?,
             (Acted, "portSpread") => s.no_port_spread = !boolean(value, &at)?,
             (Acted, "tcpMssClamp") => s.no_mss_clamp = !boolean(value, &at)?,
+            (Acted, "resequence") => s.no_resequence = !boolean(value, &at)?,
             (Acted, _) => {
                 s.allow_management_from = texts(value, &at, "a network like 10.0.0.0/8", |t| t.parse().ok())?;
             }

@@ -123,6 +123,15 @@ fn the_mss_of_tcp_is_lowered_unless_the_operator_says_no() {
 }
 
 #[test]
+fn striped_segments_are_put_in_order_unless_the_operator_says_no() {
+    for (text, off) in [("{}", false), (r#"{"resequence": true}"#, false), (r#"{"resequence": false}"#, true)] {
+        let conf = parse(&format!("{{\"settings\": {text}}}")).expect("good");
+        assert_eq!(conf.settings.no_resequence, off);
+    }
+    assert!(complaint(r#"{"settings": {"resequence": 40}}"#).contains("settings.resequence"));
+}
+
+#[test]
 fn ports_are_spread_unless_the_operator_says_no() {
     for (text, off) in [("{}", false), (r#"{"portSpread": true}"#, false), (r#"{"portSpread": false}"#, true)] {
         let conf = parse(&format!("{{\"settings\": {text}}}")).expect("good");

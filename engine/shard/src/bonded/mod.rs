@@ -127,7 +127,13 @@ pub(crate) struct Bonded {
 impl Bonded {
     pub(crate) fn new(now_us: u64, bonding: Arc<Bonding>) -> Bonded {
         let plan = Arc::clone(&bonding.plan);
-        let empty = Arc::new(Bonding { plan: Arc::default(), routes: Vec::new(), relay: None, marks: false, duplicates_dropped: false });
+        let empty = Arc::new(Bonding {
+            plan: Arc::default(),
+            routes: Vec::new(),
+            relay: None,
+            marks: false,
+            duplicates_dropped: false,
+        });
         let mut bonded = Bonded {
             bonding: empty,
             hasher: FixedState::with_seed(plan.secret),
@@ -226,7 +232,12 @@ impl Bonded {
     }
 
     /// Sends one frame, or lets it wait. `flow` is its flow once it is known.
-    pub(crate) fn frame<E: Egress>(&mut self, turn: &mut Turn<'_, '_, E>, frame: &Outgoing<'_>, flow: &mut Option<u64>) {
+    pub(crate) fn frame<E: Egress>(
+        &mut self,
+        turn: &mut Turn<'_, '_, E>,
+        frame: &Outgoing<'_>,
+        flow: &mut Option<u64>,
+    ) {
         if self.ended {
             self.let_go(turn, frame.keys, frame.suite);
         }
@@ -374,7 +385,8 @@ impl Bonded {
     pub(crate) fn acked(&mut self, now_us: u64, packet_id: u64, over: Option<Path>, counters: &mut Counters) -> bool {
         let came_by = |request: &Request| {
             let lane = self.lanes.iter().find(|lane| lane.id == request.path);
-            over.zip(lane).is_some_and(|(over, lane)| (over.socket, over.remote) == (lane.route.socket, lane.route.remote))
+            over.zip(lane)
+                .is_some_and(|(over, lane)| (over.socket, over.remote) == (lane.route.socket, lane.route.remote))
         };
         let ours = |request: &&mut Request| request.packet_id == packet_id && request.open;
         let Some(request) = self.requests.iter_mut().filter(ours).find(|r| !r.copy || came_by(r)) else { return false };

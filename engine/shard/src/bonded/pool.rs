@@ -36,13 +36,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Copies a payload that lies in two pieces; none if there is no room.
-    pub(crate) fn put(
-        &mut self,
-        network: NetworkId,
-        ethertype: u16,
-        headers: &[u8],
-        payload: &[u8],
-    ) -> Option<Handle> {
+    pub(crate) fn put(&mut self, network: NetworkId, ethertype: u16, headers: &[u8], payload: &[u8]) -> Option<Handle> {
         self.idle = 0;
         let handle = match self.free.pop() {
             Some(handle) => handle,

@@ -3,11 +3,11 @@
 use wire::{Address, Now};
 
 use super::{Bonds, Turn};
+use crate::Shard;
 use crate::activity::Report;
 use crate::egress::Egress;
 use crate::seal::Sealer;
 use crate::tables::{Peer, Tables};
-use crate::Shard;
 
 impl Shard {
     /// Lets go what waited for its path and is due now. To be called at the end of each batch, and when
