@@ -11,9 +11,10 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use network::Policy;
-use shard::{Egress, Gso, Offload, Partial, Report, Shard, SocketId, TapSlot, ToControl, Update};
-use support::{ALICE, BOB, NETWORK, NOW, SOCKET, STRANGER, frame, member, remote};
+use bond::config::Policy;
+use bond::{PathId, Plan, PlanPath};
+use shard::{Bonding, Egress, Gso, Offload, Partial, Report, Route, Shard, SocketId, TapSlot, ToControl, Update};
+use support::{ALICE, BOB, NETWORK, NOW, PATH_MTU, SOCKET, STRANGER, frame, member, remote};
 use wire::packet::Suite;
 use wire::rule::{IntegerRange, Range16, Rule, RuleKind, RuleTable, TagMatch};
 use wire::{Address, NetworkId, Now};
@@ -54,7 +55,7 @@ struct Ring {
 impl Ring {
     fn new() -> Ring {
         let taps = vec![(false, vec![0; 66_000]); 4];
-        Ring { slots: vec![[0; 1500]; 64], lens: Vec::with_capacity(64), taps, frames: 0, super_frames: 0, control: 0 }
+        Ring { slots: vec![[0; 1500]; 256], lens: Vec::with_capacity(256), taps, frames: 0, super_frames: 0, control: 0 }
     }
 }
 
@@ -100,6 +101,8 @@ struct Rig {
     ways: [Vec<u8>; 5],
     template: (Offload, Vec<u8>),
     super_frame: Vec<u8>,
+    /// To Alice, on their way.
+    answers: Vec<([u8; 1500], usize)>,
 }
 
 /// A TCP super-frame as the kernel hands it over, its checksum open.
@@ -128,7 +131,7 @@ fn filter(shard: &mut Shard, own: Address, peer: Address) {
         rule(false, RuleKind::Accept),
     ]);
     let bare = network::Config::parse(format!("v=7\nnwid={NETWORK}\nid={own}\n").as_bytes()).unwrap();
-    let policy = Some(Arc::new(Policy::of(&network::Config { rules, ..bare })));
+    let policy = Some(Arc::new(network::Policy::of(&network::Config { rules, ..bare })));
     shard.apply(support::network(own, false));
     shard.apply(Update::Standing { network: NETWORK, address: peer, standing: Arc::default() });
     shard.apply(Update::Policy { network: NETWORK, policy });
@@ -158,6 +161,7 @@ impl Rig {
             ],
             template: super_frame(25_000),
             super_frame: Vec::with_capacity(40_000),
+            answers: Vec::with_capacity(256),
         }
     }
 
@@ -195,6 +199,79 @@ impl Rig {
         self.report.clear();
         self.alice.tick(now, &mut self.report);
         self.bob.tick(now, &mut self.report);
+    }
+
+    /// Acknowledgements of the last turn, and frames over a bond.
+    fn bond_turn(&mut self, now: Now) {
+        for (mut datagram, len) in self.answers.drain(..) {
+            self.alice.inbound(now, SOCKET, remote(), &mut datagram[..len], &mut self.ring);
+        }
+        self.ring.lens.clear();
+        for way in [1, 1, 1, 2] {
+            self.alice.outbound(now, NETWORK, &self.ways[way], &mut self.ring);
+        }
+        let (offload, bytes) = &self.template;
+        self.super_frame.clear();
+        self.super_frame.extend_from_slice(bytes);
+        self.alice.outbound_offloaded(now, NETWORK, Ok(*offload), &mut self.super_frame, &mut self.ring);
+        self.alice.poll(now, &mut self.ring);
+        let mut done = 0;
+        while done < self.ring.lens.len() {
+            let (mut datagram, len) = (self.ring.slots[done], self.ring.lens[done]);
+            done += 1;
+            if datagram[8..13] == BOB.to_bytes() || datagram[13] == 0xff {
+                self.bob.inbound(now, SOCKET, remote(), &mut datagram[..len], &mut self.ring);
+            } else {
+                self.answers.push((datagram, len));
+            }
+        }
+        self.bob.flush(&mut self.ring);
+        self.report.clear();
+        self.alice.bond_tick(now, &mut self.report);
+        self.alice.tick(now, &mut self.report);
+        self.bob.tick(now, &mut self.report);
+    }
+}
+
+fn bond(policy: Policy, striping: bool, serial: u64) -> Update {
+    let id = |slot| PathId { slot, generation: 1 };
+    let path = |slot| PlanPath { id: id(slot), key: u64::from(slot), weight: 1.0, rate: 1e6, delay_us: 5000 };
+    let paths: Vec<PlanPath> = [0, 1].map(path).to_vec();
+    let routes = vec![Route { socket: SOCKET, remote: remote(), mtu: PATH_MTU }; 2];
+    let plan = Plan { serial, policy, paths, striping, recall_us: 20_000, sampled: true, ..Plan::default() };
+    let bond = Bonding { plan: Arc::new(plan), routes, relay: None, marks: false, duplicates_dropped: false };
+    Update::Bond { address: BOB, bond: Some(Arc::new(bond)) }
+}
+
+#[test]
+fn no_policy_of_a_bond_allocates_after_warm_up() {
+    let all = [
+        (Policy::ActiveBackup, false),
+        (Policy::Broadcast, false),
+        (Policy::BalanceXor, false),
+        (Policy::BalanceAware, true),
+        (Policy::BalanceRr, true),
+    ];
+    for (policy, striping) in all {
+        let mut rig = Rig::new(Suite::AesGmacSiv, false, false);
+        rig.report.bonds.reserve(4096);
+        rig.alice.apply(bond(policy, striping, 1));
+        let mut now = NOW;
+        let mut turns = |rig: &mut Rig, count: usize| {
+            for _ in 0..count {
+                now = now.after(std::time::Duration::from_millis(3));
+                rig.bond_turn(now);
+            }
+        };
+        turns(&mut rig, 3000);
+        let (before, frames) = (ALLOCATIONS.get(), rig.bob.counters().frames_in);
+        turns(&mut rig, 1000);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{policy:?}");
+        let (counters, frames) = (rig.alice.counters(), rig.bob.counters().frames_in - frames);
+        assert!(frames > 20_000, "{policy:?}: {frames}");
+        assert!(counters.bond_acks > 1000 && counters.bond_acks <= rig.bob.counters().bond_answers);
+        assert_eq!(counters.striped > 0, striping);
+        assert_eq!(counters.copies > 0, policy == Policy::Broadcast);
     }
 }
 

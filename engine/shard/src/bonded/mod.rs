@@ -404,7 +404,9 @@ impl Bonded {
             }
             _ => {}
         }
-        self.recall.covered(path, sent_us);
+        if !self.recall.is_empty() {
+            self.recall.covered(path, sent_us);
+        }
         counters.bond_acks += 1;
         self.saw(Seen::Acked { path, packet_id, at_us: now_us }, counters);
         true
