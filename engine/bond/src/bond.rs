@@ -103,6 +103,9 @@ pub struct Bond {
     estimated_us: u64,
     /// The last paths that were given up for lost and then forgotten.
     buried: VecDeque<PathId>,
+    /// How the last paths that failed and were then forgotten failed, by their keys: one that comes back with its link is as
+    /// little to be trusted as one that never went.
+    failed: VecDeque<(u64, Tx)>,
 }
 
 impl Bond {
@@ -130,6 +133,7 @@ impl Bond {
             queue: ActiveBackup::default(),
             estimated_us: 0,
             buried: VecDeque::new(),
+            failed: VecDeque::new(),
             params,
         }
     }
@@ -222,12 +226,15 @@ impl Bond {
             return Err(Refused::Family);
         }
         let alone = !self.paths.iter().any(|p| p.link.name == link.name);
+        let at = self.failed.iter().position(|(key, _)| *key == new.key);
+        let failed = at.and_then(|at| self.failed.remove(at)).map(|(_, tx)| tx);
+        let failed = failed.filter(|tx| now.mono_us.saturating_sub(tx.since()) < INELIGIBLE_MS * 1000);
         let make = |id| BondPath {
             id,
             family: new.family,
             key: new.key,
             remote_port: new.remote_port,
-            tx: Tx::new(now.mono_us),
+            tx: failed.clone().unwrap_or_else(|| Tx::new(now.mono_us)),
             rate: None,
             load: 0.0,
             flows: 0,
@@ -268,6 +275,12 @@ impl Bond {
                 self.buried.pop_front();
             }
             self.buried.push_back(id);
+        }
+        if path.tx.state() == TxState::Down && path.tx.rtt().is_some() {
+            if self.failed.len() == PATHS_MAX {
+                self.failed.pop_front();
+            }
+            self.failed.push_back((path.key, path.tx));
         }
         self.queue.removed(usize::from(id.slot));
         self.note(now, Reason::Forgotten(id));

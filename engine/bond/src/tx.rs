@@ -53,6 +53,9 @@ pub struct Tx {
     backoff: u64,
     acks: u8,
     first_ack: u64,
+    /// Down: since when it is answered again, and its last answer.
+    revived: u64,
+    revived_ack: Option<u64>,
     penalty: f64,
     penalty_at: u64,
     requests: u64,
@@ -82,6 +85,8 @@ impl Tx {
             backoff: BACKOFF_FIRST_US,
             acks: 0,
             first_ack: now,
+            revived: now,
+            revived_ack: None,
             penalty: 0.0,
             penalty_at: now,
             requests: 0,
@@ -179,7 +184,7 @@ impl Tx {
         if probe {
             self.last_probe = Some(now);
             self.probes = self.probes.saturating_add(1);
-            if self.state == TxState::Down && self.acks == 0 {
+            if self.state == TxState::Down && !self.is_reviving(now) {
                 self.backoff = (self.backoff * 2).min(BACKOFF_MAX_US);
             }
         }
@@ -222,14 +227,18 @@ impl Tx {
             }
             TxState::Suspect => None,
             TxState::Down => {
-                if self.acks == 0 || now.saturating_sub(self.first_ack) > UP_WITHIN_US.max(4 * self.srtt) {
+                if !self.is_reviving(now) {
+                    (self.acks, self.revived) = (0, now);
+                }
+                if self.acks == 0 || now.saturating_sub(self.first_ack) > self.window() {
                     (self.acks, self.first_ack) = (0, now);
                 }
                 self.acks = self.acks.saturating_add(1);
-                let down_for = now.saturating_sub(self.since);
-                if self.acks < UP_ACKS || down_for < up_delay {
+                self.revived_ack = Some(now);
+                if self.acks < UP_ACKS || now.saturating_sub(self.revived) < up_delay {
                     return None;
                 }
+                let down_for = now.saturating_sub(self.since);
                 self.enter(TxState::Good, now);
                 Some(Event::Up(down_for))
             }
@@ -266,9 +275,6 @@ impl Tx {
                     self.outstanding.pop_front();
                     self.lose(1);
                 }
-                if self.state == TxState::Down && now.saturating_sub(self.first_ack) > UP_WITHIN_US.max(4 * self.srtt) {
-                    self.acks = 0;
-                }
                 None
             }
         }
@@ -299,7 +305,7 @@ impl Tx {
             }
             TxState::Suspect if self.probes >= SUSPECT_PROBES => return false,
             TxState::Suspect => self.rto() / 2,
-            TxState::Probing | TxState::Down => self.probe_gap(),
+            TxState::Probing | TxState::Down => self.probe_gap(now),
         };
         since_probe >= gap.max(PROBE_GAP_MIN_US)
     }
@@ -324,17 +330,27 @@ impl Tx {
                 let probe = if self.probes >= SUSPECT_PROBES { u64::MAX } else { after_probe(self.rto() / 2) };
                 probe.min(over.max(now)).min(self.since + 3 * self.rto() + 1)
             }
-            TxState::Probing | TxState::Down => after_probe(self.probe_gap()),
+            TxState::Probing | TxState::Down => after_probe(self.probe_gap(now)),
         }
     }
 
     /// Between two probes of a path that does not work.
-    fn probe_gap(&self) -> u64 {
+    fn probe_gap(&self, now: u64) -> u64 {
         match self.state {
             TxState::Probing => RTO_FIRST_US.min(BACKOFF_FIRST_US << self.probes.min(7)),
-            _ if self.acks > 0 => self.srtt.min(UP_WITHIN_US / 4),
+            _ if self.is_reviving(now) => self.srtt.min(UP_WITHIN_US / 4),
             _ => self.backoff,
         }
+    }
+
+    /// It is down, and was answered lately.
+    fn is_reviving(&self, now: u64) -> bool {
+        self.revived_ack.is_some_and(|at| now.saturating_sub(at) <= self.window())
+    }
+
+    /// Answers that are further apart are not in a row.
+    fn window(&self) -> u64 {
+        UP_WITHIN_US.max(4 * self.srtt)
     }
 
     fn fail(&mut self, now: u64) {
@@ -360,6 +376,7 @@ impl Tx {
     fn enter(&mut self, state: TxState, now: u64) {
         (self.state, self.since) = (state, now);
         (self.probes, self.acks, self.backoff) = (0, 0, BACKOFF_FIRST_US / 2);
+        self.revived_ack = None;
         if state == TxState::Suspect {
             self.last_probe = None;
         }

@@ -232,8 +232,9 @@ fn a_path_that_returns_waits_for_its_up_delay() {
     assert_eq!(w.active(), 0);
     let back = w.bond.decisions().rev().find(|d| matches!(d.reason, Reason::Active { .. })).unwrap();
     assert!(matches!(back.reason, Reason::Active { why: Why::Preferred, .. }));
+    // It was healed a second after it was cut, and answers the next probe.
     let waited = (back.at.mono_us - down) / 1000;
-    assert!((2000..=3500).contains(&waited), "{waited}");
+    assert!((2900..=4500).contains(&waited), "{waited}");
 }
 
 #[test]

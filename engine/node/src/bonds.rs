@@ -63,6 +63,8 @@ struct Held {
     /// The plan that peer and shards were last told of.
     told_serial: u64,
     due_us: u64,
+    /// It was last called.
+    ticked_us: u64,
     /// All data over this path: the operator tests it.
     forced: Option<PathId>,
     /// Data was last sent.
@@ -279,6 +281,7 @@ impl Node {
             told: None,
             told_serial: 0,
             due_us: now.mono_us,
+            ticked_us: 0,
             forced: None,
             data_us: None,
             empty_ms: None,
@@ -348,7 +351,8 @@ impl Node {
         let slots: Vec<Path> =
             self.peers.get(peer).map(|p| p.slots.iter().map(|s| s.path).collect()).unwrap_or_default();
         let names: Vec<_> = slots.iter().map(|path| self.bond_line(*path)).collect();
-        let Bonds { table, by_path, .. } = &mut self.bonds;
+        let Node { bonds: Bonds { table, by_path, .. }, sockets, spreads, .. } = self;
+        let named_gone = |path: &Path| !sockets.contains_key(&path.socket) && !spreads.is_adopted(path.socket);
         let Some(held) = table.get_mut(&peer) else { return };
         held.refused.retain(|path| slots.contains(path));
         let Held { bond, lines, .. } = held;
@@ -357,6 +361,10 @@ impl Node {
             let stays = slots.contains(&line.path) && bond.paths().get(line.id).is_some();
             if !stays {
                 if bond.paths().get(line.id).is_some() {
+                    // What is still on its way out of a socket that is closed never leaves.
+                    if named_gone(&line.path) {
+                        bond.link_lost(now, line.id);
+                    }
                     bond.forget(now, line.id);
                 }
                 if by_path.get(&line.path) == Some(&peer) {
@@ -423,6 +431,7 @@ impl Node {
 
     fn tick_bond(&mut self, now: Now, peer: Address) {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        held.ticked_us = now.mono_us;
         held.observe(now);
         let mut actions = std::mem::take(&mut self.bonds.actions);
         held.bond.tick(now, &mut actions);
@@ -441,8 +450,8 @@ impl Node {
         let Some(held) = self.bonds.table.get(&peer) else { return };
         let us = now.mono_us;
         let busy = held.data_us.is_some_and(|at| us.saturating_sub(at) < BOND_BUSY_US);
-        let look = if busy { us + BOND_LOOK_US } else { u64::MAX };
-        let due = held.bond.next_due_us(now).min(held.search.next_us()).min(look).max(us + BOND_TICK_US);
+        let look = if busy { held.ticked_us + BOND_LOOK_US } else { u64::MAX };
+        let due = held.bond.next_due_us(now).min(held.search.next_us()).min(look).max(held.ticked_us + BOND_TICK_US);
         self.bonds.set_due(peer, due);
     }
 

@@ -74,6 +74,9 @@ impl Node {
             Ok(Heard { heard: false, .. }) => {}
             Ok(heard) => {
                 self.received(now, arrival, from, Some(known), heard);
+                if arrival.direct() && matches!(known, Verb::Frame | Verb::ExtFrame) {
+                    self.bond_heard(now, from, &arrival.path, 1);
+                }
                 self.note_arrival(now, arrival, from, id, 0);
             }
             Err(_) => self.counters.dropped_malformed += 1,

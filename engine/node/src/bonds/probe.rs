@@ -267,8 +267,7 @@ impl Node {
         let id = line.id;
         held.bond.requested(now, id, packet_id, false);
         held.asking.asked();
-        let due_us = held.due_us.min(held.bond.next_due_us(now).max(now.mono_us + BOND_TICK_US));
-        self.bonds.set_due(peer, due_us);
+        self.arm_bond(now, peer);
     }
 
     fn negotiate_path(&mut self, peer: Address, id: PathId, utility: i16) {

@@ -60,8 +60,7 @@ impl Node {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return };
         if !held.search.remotes.contains(&remote) {
             held.search.learned(remote, now.mono_us);
-            let due_us = now.mono_us.max(held.due_us.min(held.search.next_us));
-            self.bonds.set_due(peer, due_us);
+            self.arm_bond(now, peer);
         }
     }
 
