@@ -532,7 +532,8 @@ impl Bond {
         usable.iter().map(|p| p.id).collect()
     }
 
-    fn is_usable(&self, path: &BondPath, us: u64) -> bool {
+    /// Whether a path may carry data now.
+    pub fn is_usable(&self, path: &BondPath, us: u64) -> bool {
         if self.params.mode == Mode::Compat {
             return path.heard.eligible;
         }

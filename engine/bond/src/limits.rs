@@ -234,3 +234,28 @@ pub const DELIVERY_PACKETS_MIN: u64 = 64;
 pub const DELIVERY_FRESH_US: u64 = 3_000_000;
 /// Share of a new figure that is believed.
 pub const DELIVERY_GAIN: f64 = 0.25;
+
+// Testing a link.
+
+/// How long a link is probed at most. us, ours.
+pub const TEST_MAX_US: u64 = 60_000_000;
+/// How long it is loaded at most. us, ours.
+pub const TEST_LOAD_MAX_US: u64 = 10_000_000;
+/// Between two probes: 20 per second, of the 50 that are polite. us, ours.
+pub const TEST_PROBE_GAP_US: u64 = 50_000;
+/// Largest load. bytes/s, ours: 200 Mbit/s, what the control plane sends without being late.
+pub const TEST_LOAD_MAX: f64 = 25e6;
+/// Of a load one frame in so many us asks for acknowledgement. spec: 2 to 10 ms.
+pub const TEST_ACK_GAP_US: f64 = 5_000.0;
+/// But at least one in so many. spec.
+pub const TEST_ACK_EVERY_MAX: u64 = 64;
+/// A load that could not leave in time is made up for by so much. us, ours.
+pub const TEST_LATE_US: f64 = 5_000.0;
+/// A link that took less than this share of the load is full. ours.
+pub const TEST_FULL: f64 = 0.97;
+/// Without an answer for so long no data is sent over a link under test. us, ours.
+pub const TEST_SILENCE_US: u64 = 500_000;
+/// How long the last answers are waited for. us, ours.
+pub const TEST_WAIT_US: u64 = 2_000_000;
+/// Requests and answers of one test that are remembered: more than it makes. ours.
+pub const TEST_SAMPLES_MAX: usize = 4096;
