@@ -2,13 +2,14 @@
 //! paths, calls it when it is due, and carries its plans to the shards. What to do with the paths it does not know.
 // spec: bonding, "Life of a bond", "A better bond on the same wire"
 
+mod measure;
 mod probe;
 mod search;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bond::config::{Family, Mode, Params, Policy};
@@ -22,6 +23,7 @@ use crate::io::{Bonding, LocalSocketId, Output, PlanChange, Route};
 use crate::limits::*;
 use crate::path::Path;
 
+pub use measure::PathTest;
 use probe::{Asking, Probed};
 use search::Search;
 use seen::{Carried, Sampled};
@@ -38,6 +40,12 @@ pub enum BondError {
     /// The path is gone, or never was.
     #[error("the bond has no such path")]
     NoPath,
+    /// One path is tested at a time.
+    #[error("another path is being tested")]
+    Testing,
+    /// What tests a path are frames of a network.
+    #[error("there is no network that we and this peer are members of")]
+    NoNetwork,
 }
 
 /// The bonds, and when each of them is due.
@@ -82,6 +90,8 @@ struct Line {
     probed: Probed,
     carried: Carried,
     sampled: Sampled,
+    /// What an operator set.
+    mtu: Option<u16>,
 }
 
 /// Which way a bond sends what is sent now.
@@ -132,8 +142,13 @@ impl Held {
         Some(first.map_or(BondWay::Relay, |line| BondWay::Path(line.path)))
     }
 
-    /// What the policy says about the link of a path.
+    /// What the operator said about a path, or the policy about its link.
     fn link_mtu(&self, id: PathId) -> Option<u16> {
+        let set = self.line(id).and_then(|line| line.mtu);
+        set.or_else(|| self.policy_mtu(id))
+    }
+
+    fn policy_mtu(&self, id: PathId) -> Option<u16> {
         self.bond.paths().get(id).map(|p| p.link.mtu).filter(|mtu| *mtu > 0)
     }
 }
@@ -230,6 +245,23 @@ impl Node {
     /// The path that all data to a peer is sent over because of [`Node::force_bond_path`].
     pub fn forced_bond_path(&self, peer: Address) -> Option<PathId> {
         self.bonds.table.get(&peer)?.forced
+    }
+
+    /// Datagrams over all bonds' paths from one link to one remote address are no longer than `mtu` from now on. How many
+    /// paths that are.
+    pub fn set_bond_mtu(&mut self, now: Now, link: &str, remote: IpAddr, mtu: u16) -> usize {
+        let (mut paths, mut peers) = (0, Vec::new());
+        for (&peer, held) in &mut self.bonds.table {
+            let Held { bond, lines, .. } = held;
+            let over = |l: &Line| bond.paths().get(l.id).is_some_and(|p| &*p.link.name == link);
+            for line in lines.iter_mut().filter(|l| l.path.remote.ip() == remote && over(l)) {
+                line.mtu = Some(mtu.max(NARROW_MTU_MIN as u16));
+                paths += 1;
+                peers.push(peer);
+            }
+        }
+        peers.into_iter().for_each(|peer| self.path_changed(now, peer));
+        paths
     }
 
     /// The settings changed: bonds whose parameters are others begin anew with the same paths.
@@ -389,6 +421,7 @@ impl Node {
                         probed: Probed::default(),
                         carried: Carried::default(),
                         sampled: Sampled::default(),
+                        mtu: None,
                     });
                     by_path.insert(*path, peer);
                     held.search.learned(path.remote, now.mono_us);

@@ -186,6 +186,8 @@ numbers! {
         bond_probes;
         /// Probes wanted and not sent: the remote would not have answered one more.
         bond_probes_held;
+        /// Padded frames that tested a path of a bond.
+        test_frames;
         /// HELLOs that looked for further paths of bonded peers.
         bond_searches;
         /// Acknowledgements of frames handed on to the shards.

@@ -99,7 +99,7 @@ use rand::{Rng, SeedableRng};
 use wire::fragment::Reassembler;
 use wire::{Address, Now, Prefix, SecretIdentity};
 
-pub use bonds::BondError;
+pub use bonds::{BondError, PathTest};
 pub use counters::{Counters, Gauges};
 pub use io::{
     Activity, Arrival, Bonding, Event, LatencyStatus, LocalSocketId, Mapping, NatStatus, Output, PathStatus,
@@ -149,6 +149,7 @@ pub struct Node {
     reports: qos::Reports,
     pacts: pact::Pacts,
     bonds: bonds::Bonds,
+    path_test: Option<PathTest>,
     plan: plan::Plan,
     narrowed: narrow::Narrowed,
     timers: timers::Timers,
@@ -167,6 +168,7 @@ impl Node {
         let reassembler = Reassembler::new(rng.next_u64());
         Node {
             bonds: bonds::Bonds::new(settings.bonding.in_use()),
+            path_test: None,
             settings,
             sockets: BTreeMap::new(),
             mapped: BTreeMap::new(),
@@ -224,8 +226,9 @@ impl Node {
         let watch = (!self.watched.is_empty()).then_some(self.timers.next_watch_ms);
         let probe = self.rendezvous.next_probe_ms();
         let spread = self.spreads.next_ms();
-        let sometimes = [ping, watch, probe, spread, self.next_warm_ms(), self.reports.next_ms(), self.bonds.next_ms()];
-        let sometimes = sometimes.into_iter().chain([self.pacts.next_ms()]).flatten();
+        let sometimes = [ping, watch, probe, spread, self.next_warm_ms(), self.reports.next_ms()];
+        let bonding = [self.bonds.next_ms(), self.pacts.next_ms(), self.next_path_test_ms()];
+        let sometimes = sometimes.into_iter().chain(bonding).flatten();
         sometimes.chain([self.timers.next_tick_ms, self.networks.poll_timeout()]).min()
     }
 

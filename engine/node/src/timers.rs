@@ -50,6 +50,7 @@ impl Node {
         self.send_reports(now);
         self.bonds_step(now);
         self.pacts_step(now);
+        self.step_path_test(now);
         if now_ms >= self.timers.next_watch_ms && !self.watched.is_empty() {
             self.watch_tick(now);
         }

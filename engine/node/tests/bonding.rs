@@ -191,6 +191,82 @@ fn both_links_are_found_within_seconds_and_a_bond_is_made_of_them() {
     }
 }
 
+/// Probes of three seconds, then a load of `load` bytes/s for as long, over one path of leaf 0's bond, beside a stream.
+fn test_path(lab: &mut Lab, link: usize, load: Option<f64>) -> Vec<Option<usize>> {
+    let (host, peer) = leaf0(lab);
+    let order = bond::link_test::Order { length_us: 3_000_000, load, frame: 0 };
+    let ids: Vec<_> = {
+        let node = &lab.world.host(host).node;
+        let leads = |id| node.bond_path(peer, id).is_some_and(|(_, remote)| remote.ip() == ip(B[link]));
+        node.bond(peer).unwrap().paths().iter().map(|p| p.id).filter(|id| leads(*id)).collect()
+    };
+    lab.world.with(host, |node, now| node.test_bond_path(now, peer, ids[0], order, true)).expect("begun");
+    let again = lab.world.with(host, |node, now| node.test_bond_path(now, peer, ids[0], order, true));
+    assert_eq!(again, Err(node::BondError::Testing));
+    let mut forced = Vec::new();
+    stream(lab, 8500, false, |lab, t| {
+        if t % 1000 == 500 {
+            let node = &lab.world.host(host).node;
+            let to = node.forced_bond_path(peer).and_then(|id| node.bond_path(peer, id));
+            forced.push(to.and_then(|(_, remote)| B.iter().position(|b| ip(b) == remote.ip())));
+        }
+    });
+    forced
+}
+
+#[test]
+fn a_path_is_tested_alone_and_with_a_load_and_data_goes_back_where_it_was() {
+    let mut lab = bonded(17, "active-backup");
+    let (host, peer) = leaf0(&lab);
+    let (before, other) = (in_use(&lab), 1 - in_use(&lab).expect("direct"));
+    let forced = test_path(&mut lab, other, Some(250_000.0));
+    let there = Some(other);
+    assert_eq!(
+        forced[..4],
+        [there, there, there, None],
+        "data goes by it while it is probed, and not while it is loaded"
+    );
+    let node = &lab.world.host(host).node;
+    let test = node.path_test().expect("a test");
+    let (probes, load) = (test.test.probes(), test.test.loaded().expect("a load"));
+    assert!(test.test.is_over(lab.world.now().mono_us) && test.aborted.is_none() && test.peer == peer);
+    assert_eq!((probes.asked, probes.answered), (60, 60));
+    assert!((load.delivered / 250_000.0 - 1.0).abs() < 0.05 && !load.is_full(), "{load:?}");
+    // A frame a millisecond.
+    assert!((40_000.0..100_000.0).contains(&test.carried()), "{}", test.carried());
+    assert_eq!((in_use(&lab), node.forced_bond_path(peer)), (before, None));
+    assert!(node.counters().test_frames > 400);
+    let padded = |(_, frame): &(_, Vec<u8>)| frame[12..14] == [0x88, 0xb5];
+    let seen = lab.world.host(lab.leaves[1]).delivered.iter().filter(|f| padded(f)).count();
+    assert_eq!(seen, 0, "the rules of the network let IP and ARP pass");
+}
+
+#[test]
+fn a_path_that_does_not_answer_is_tested_without_data_and_one_that_falls_silent_loses_it_at_once() {
+    let mut lab = bonded(18, "active-backup");
+    let (host, other) = (leaf0(&lab).0, 1 - in_use(&lab).expect("direct"));
+    cut(&mut lab, other);
+    assert!(test_path(&mut lab, other, None).iter().all(Option::is_none));
+    let aborted = |lab: &Lab| lab.world.host(host).node.path_test().and_then(|t| t.aborted);
+    assert_eq!(aborted(&lab), Some("it does not answer"));
+    heal(&mut lab, other);
+    stream(&mut lab, 9000, false, |_, _| ());
+    let (peer, mut gone) = (leaf0(&lab).1, None);
+    let order = bond::link_test::Order { length_us: 20_000_000, load: None, frame: 0 };
+    let id = lab.world.host(host).node.bond(peer).unwrap().plan().paths[0].id;
+    lab.world.with(host, |node, now| node.test_bond_path(now, peer, id, order, true)).expect("begun");
+    let link = in_use(&lab).expect("direct");
+    stream(&mut lab, 3000, false, |lab, t| {
+        if t == 1000 {
+            cut(lab, link);
+        }
+        let forced = lab.world.host(host).node.forced_bond_path(peer);
+        gone = gone.or((t > 1000 && forced.is_none()).then_some(t));
+    });
+    assert!(gone.is_some_and(|t| t < 1650), "{gone:?}");
+    assert_eq!((aborted(&lab), in_use(&lab)), (Some("it fell silent"), Some(1 - link)));
+}
+
 #[test]
 fn a_tunnel_is_no_link_of_a_bond() {
     let mut lab = strangers(9);

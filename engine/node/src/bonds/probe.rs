@@ -39,7 +39,7 @@ fn since(at_us: Option<u64>, now_us: u64) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Asking {
     /// A network on which it did.
-    network: Option<NetworkId>,
+    pub(super) network: Option<NetworkId>,
     /// The frame that is to find out.
     trial: Option<(u64, NetworkId)>,
     tried_us: Option<u64>,
@@ -165,7 +165,7 @@ impl Node {
     }
 
     /// A frame without content that asks for acknowledgement: nothing of it reaches a TAP.
-    fn send_asking(&mut self, now: Now, peer: Address, path: Path, network: NetworkId) -> Option<u64> {
+    pub(super) fn send_asking(&mut self, now: Now, peer: Address, path: Path, network: NetworkId) -> Option<u64> {
         let (to, from) = (Mac::of_member(network, peer), Mac::of_member(network, self.address()));
         let frame = ExtFrame { network, flags: ExtFrame::ACK, com: None, to, from, ethertype: 0, payload: &[] };
         let mut payload = Vec::with_capacity(32);
@@ -318,12 +318,15 @@ impl Node {
 
     /// A frame of the node's own was acknowledged.
     pub(crate) fn bond_frame_acked(&mut self, now: Now, peer: Address, packet_id: u64) {
+        let tested = self.path_test_acked(now, peer, packet_id);
         if let Some(held) = self.bonds.table.get_mut(&peer) {
             let trial = held.asking.trial.take_if(|(id, _)| *id == packet_id);
             held.asking.network = held.asking.network.or(trial.map(|(_, network)| network));
             held.asking.answered();
         }
-        self.bond_answered(now, peer, packet_id);
+        if !tested {
+            self.bond_answered(now, peer, packet_id);
+        }
     }
 
     /// An acknowledgement of a frame that the node did not send: perhaps a shard did. False if it is none of ours either.
