@@ -1,6 +1,8 @@
 //! The HTTP face of the daemon: who may ask, what each path means, and the bytes of the answers. It turns a request into
 //! an [`Ask`] for the control thread and writes down what comes back; it knows nothing of how a node works.
 
+pub mod bond;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -72,6 +74,8 @@ pub enum Ask {
     Peers,
     /// GET /peer/address
     Peer(Address),
+    /// /bond/..., /hawser/bond/...
+    Bond(bond::BondAsk),
     /// /controller/...
     Controller(ControllerAsk),
 }
@@ -248,6 +252,8 @@ pub fn route(method: &Method, path: &str, body: &[u8]) -> Result<Ask, Answer> {
         ["network", id] if delete => Ask::Leave(network_id(id)?),
         ["peer"] if read => Ask::Peers,
         ["peer", address] if read => Ask::Peer(self::address(address)?),
+        ["bond", rest @ ..] => Ask::Bond(bond::route(method, rest).ok_or_else(Answer::not_found)?),
+        ["hawser", "bond", rest @ ..] => Ask::Bond(bond::route_own(method, rest, body)?),
         ["moon"] if read => Ask::Moons,
         ["moon", id] if read => Ask::Moon(moon_id(id)?),
         ["moon", id] if write => Ask::Orbit(moon_id(id)?, seed(body)),

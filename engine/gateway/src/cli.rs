@@ -1,6 +1,7 @@
 //! The command line: what can be said, and which part of the house does it. Every failure is one message that says what
 //! to do next, and an exit code that says which kind it was.
 
+pub mod bond;
 mod bond_flags;
 
 use std::net::{SocketAddr, SocketAddrV4};
@@ -59,6 +60,9 @@ pub enum Command {
         /// 10 hex digits
         peer: Option<Address>,
     },
+    /// Bonds: what the paths to a peer are worth, which are used, and why
+    #[command(subcommand)]
+    Bond(bond::BondCommand),
     /// Show the networks it has joined
     Networks,
     /// Join a network, or change what a joined one may do to this host
@@ -507,7 +511,7 @@ impl CliError {
 
 /// Runs the program with the process's own arguments.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(bond::spoken(std::env::args_os()));
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -569,6 +573,7 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
             }
             print(object, show::peer)
         }
+        Command::Bond(command) => bond::run(&client()?, command, cli.json),
         Command::Networks => print(client()?.get("/network")?, show::networks),
         Command::Join(args) => {
             let mut body = Map::new();

@@ -3,6 +3,7 @@
 
 mod answers;
 mod bonding;
+mod bonds;
 mod counts;
 mod tcp;
 

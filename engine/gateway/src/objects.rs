@@ -1,6 +1,8 @@
 //! The objects of the API, as ZeroTierOne shapes them. Translates what the node knows to JSON; decides nothing.
 //! Fields are only ever added to ZeroTierOne's, never removed or retyped. // spec: service, "Objects"
 
+pub mod bond;
+
 use std::net::SocketAddr;
 
 use network::Network;
@@ -320,7 +322,7 @@ pub fn peer(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
@@ -347,7 +349,7 @@ mod tests {
         "netconfRevision": 4, "nwid": "", "portDeviceName": "", "portError": 0, "routes": [], "status": "", "type": ""}"#;
 
     /// Every key of `model` is in `ours` with the same type; first elements stand for whole arrays.
-    fn covers(ours: &Value, model: &Value, place: &str) {
+    pub(crate) fn covers(ours: &Value, model: &Value, place: &str) {
         match (ours, model) {
             (Value::Object(ours), Value::Object(model)) => {
                 let missing: BTreeSet<_> = model.keys().filter(|k| !ours.contains_key(*k)).collect();

@@ -1,5 +1,7 @@
 //! The API's objects as tables for people. Reads JSON as the daemon gives it and never fails on a field that is missing.
 
+pub mod bond;
+
 use comfy_table::{Table, presets};
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use controller::Controller;
-use node::LocalSocketId;
+use node::{LocalSocketId, PeerStatus};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::info;
@@ -38,10 +38,11 @@ impl Control {
             }
             Ask::Peers => Answer::ok(self.peers(now).into()),
             Ask::Peer(address) => {
-                let wanted = address.to_string();
-                let object = self.peers(now).into_iter().find(|p| p["address"] == wanted.as_str());
-                Answer::ok(object.unwrap_or_else(|| json!({})))
+                let peers = self.p.node.peers(now);
+                let known = peers.iter().find(|p| p.address == address);
+                Answer::ok(known.map_or_else(|| json!({}), |p| self.peer(now, p, false)))
             }
+            Ask::Bond(ask) => self.answer_bond(now, ask),
             Ask::Controller(ask) => self.ask_controller(now, ask),
         };
         let _ = reply.send(answer);
@@ -95,18 +96,20 @@ impl Control {
     }
 
     fn peers(&self, now: Now) -> Vec<Value> {
+        self.p.node.peers(now).iter().map(|p| self.peer(now, p, false)).collect()
+    }
+
+    /// One peer; with `all` also what its bond decided.
+    pub(super) fn peer(&self, now: Now, p: &PeerStatus, all: bool) -> Value {
         let port_of = |id: LocalSocketId| self.socket_at(id).map_or(0, |(_, at)| at.port());
         let trusted = |remote: SocketAddr| {
             let inside = self.p.conf.physical.iter().filter(|p| p.net.contains(remote.ip()));
             inside.min_by_key(|p| p.net.bits).map_or(0, |p| p.trusted_path_id)
         };
-        let tunneled = self.fallback.is_active();
-        let object = |p| {
-            let mut object = objects::peer(now, p, port_of, trusted);
-            object["tunneled"] = tunneled.into();
-            object
-        };
-        self.p.node.peers(now).iter().map(object).collect()
+        let mut object = objects::peer(now, p, port_of, trusted);
+        object["tunneled"] = self.fallback.is_active().into();
+        self.add_bond(now, &mut object, p, all);
+        object
     }
 
     fn moons(&self) -> Vec<Value> {

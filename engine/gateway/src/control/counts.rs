@@ -60,6 +60,7 @@ pub(super) fn all(control: &Control) -> Value {
     let rooms = [
         ("node", node),
         ("networks", networks),
+        ("bonds", crate::objects::bond::counters(control.p.node.bonds().map(|(_, bond)| bond))),
         ("controller", controller),
         ("gateway", gateway),
         ("tcpFallback", tunnel),
