@@ -42,6 +42,7 @@ pub mod fair_queue;
 pub mod flow_table;
 pub mod inner;
 pub mod limits;
+pub mod marks;
 pub mod link_test;
 pub mod model;
 pub mod negotiation;

@@ -220,6 +220,9 @@ pub const PACT_OFFERS_PER_MINUTE: usize = 6;
 /// Answers to one peer in any minute.
 pub const PACT_ANSWERS_PER_MINUTE: usize = 12;
 
+/// Flows of one peer whose frames are numbered. More push out the longest idle of their bucket.
+pub const MARKED_FLOWS_MAX: usize = 256;
+
 // What the receiver reports of one path. ours.
 
 /// Between two notes of what was sent. us.

@@ -154,6 +154,11 @@ impl Ledger {
         }
     }
 
+    /// Something waits to be told.
+    pub(crate) fn has_receipts(&self) -> bool {
+        self.receipts.as_ref().is_some_and(|counts| !counts.is_empty())
+    }
+
     /// Counts a frame for a peer that is told what comes, if this is one.
     pub(crate) fn counted(&mut self, path: Path, came: Received) -> Result<(), Full> {
         let Some(receipts) = self.receipts.as_mut().filter(|_| came.hops0) else { return Ok(()) };
@@ -210,6 +215,19 @@ impl Ledger {
         Ok(())
     }
 
+    /// Appends what came to `report` and starts anew.
+    pub(crate) fn drain_receipts(&mut self, now: Now, peer: Address, report: &mut Report) {
+        report.receipts.extend(self.receipts.iter_mut().flat_map(|counts| counts.drain(..)).map(|count| Receipt {
+            peer,
+            socket: count.path.socket,
+            remote: count.path.remote,
+            packets: count.packets,
+            bytes: count.bytes,
+            newest: count.newest,
+            age_us: now.mono_us.saturating_sub(count.newest_us),
+        }));
+    }
+
     /// Appends a line's worth each to `report` and starts anew.
     pub(crate) fn drain(&mut self, now: Now, peer: Address, report: &mut Report) {
         for (line, arrivals) in self.lines.iter().zip(self.arrivals.iter_mut().flatten()) {
@@ -220,15 +238,7 @@ impl Ledger {
             }));
             arrivals.clear();
         }
-        report.receipts.extend(self.receipts.iter_mut().flat_map(|counts| counts.drain(..)).map(|count| Receipt {
-            peer,
-            socket: count.path.socket,
-            remote: count.path.remote,
-            packets: count.packets,
-            bytes: count.bytes,
-            newest: count.newest,
-            age_us: now.mono_us.saturating_sub(count.newest_us),
-        }));
+        self.drain_receipts(now, peer, report);
         report.activity.extend(self.lines.drain(..).map(|line| Activity {
             peer,
             socket: line.path.socket,

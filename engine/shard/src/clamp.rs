@@ -1,7 +1,7 @@
 //! Lowering the MSS that TCP connections announce, so that a full segment between two members fits one datagram instead
 //! of two. It must never touch anything but SYN segments, nor raise what a host announced.
 
-use wire::message::{ExtFrame, Frame};
+use wire::message::{ExtFrame, Frame, OrderMark};
 use wire::packet::{DEFAULT_PHYS_MTU, HDR_LEN};
 use wire::{Mac, NetworkId};
 
@@ -68,6 +68,8 @@ impl Shard {
         let datagram = peer.and_then(Peer::mtu).map_or(DEFAULT_PHYS_MTU, usize::from);
         // Some frames to a peer that we bond with ask for acknowledgement, and are longer.
         let plain = between_members(network, frame) && peer.is_none_or(|peer| peer.bond.is_none());
+        let marks = peer.and_then(|peer| peer.bond.as_ref()).is_some_and(|bond| bond.marks());
+        let datagram = datagram - if marks { OrderMark::LEN } else { 0 };
         if lower(frame, found, mss(datagram, plain, found.ip_len)) {
             self.counters.mss_clamped += 1;
         }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use network::rules::{self, Direction};
-use wire::message::{ExtFrame, Features, Frame};
+use wire::message::{ExtFrame, Features, Frame, OrderMark};
 use wire::packet::{Datagram, Fragment, HDR_LEN, Packet, Suite, classify};
 use wire::{Address, Mac, NetworkId, Now, Verb};
 
@@ -24,6 +24,7 @@ struct Carried<'a> {
     /// Where its Ethernet header is put, over what has been read already. The ethertype is in its place.
     ethernet: usize,
     wants_ack: bool,
+    mark: Option<OrderMark>,
 }
 
 impl<'a> Carried<'a> {
@@ -36,15 +37,27 @@ impl<'a> Carried<'a> {
             FRAME => {
                 let Frame { network, ethertype, payload } = Frame::parse(payload).ok()?;
                 let ethernet = HDR_LEN + Frame::HEADER_LEN - ETHERNET_HEADER_LEN;
-                (!payload.is_empty()).then_some(Carried { network, ethertype, payload, ethernet, wants_ack: false })
+                (!payload.is_empty()).then_some(Carried {
+                    network,
+                    ethertype,
+                    payload,
+                    ethernet,
+                    wants_ack: false,
+                    mark: None,
+                })
             }
-            EXT_FRAME if payload.get(8).is_some_and(|flags| flags & !ExtFrame::ACK == 0) => {
+            EXT_FRAME if payload.get(8).is_some_and(|flags| matches!(flags & !ExtFrame::ACK, 0 | ExtFrame::MARKED)) => {
                 let ext = ExtFrame::parse(payload).ok()?;
-                let wants_ack = ext.wants_ack();
-                let ExtFrame { network, ethertype, payload, .. } = ext;
+                let (wants_ack, marked) = (ext.wants_ack(), ext.is_marked());
+                let ExtFrame { network, ethertype, mut payload, .. } = ext;
                 let ours = ext.to == Mac::of_member(network, to) && ext.from == Mac::of_member(network, from);
                 let ethernet = HDR_LEN + ExtFrame::HEADER_LEN - ETHERNET_HEADER_LEN;
-                let carried = Carried { network, ethertype, payload, ethernet, wants_ack };
+                let mut mark = None;
+                if marked {
+                    let split = OrderMark::split(ethertype, payload)?;
+                    (payload, mark) = (split.0, Some(split.1));
+                }
+                let carried = Carried { network, ethertype, payload, ethernet, wants_ack, mark };
                 (ours && (wants_ack || !payload.is_empty())).then_some(carried)
             }
             _ => None,
@@ -147,7 +160,10 @@ impl Shard {
             let acked = view.verb_number() == Verb::Ok as u8 && self.acked(path, sender, received, packet);
             return if acked { () } else { self.for_control(path, packet, out) };
         };
-        let (id, ethernet, wants_ack) = (frame.network, frame.ethernet, frame.wants_ack);
+        let (id, ethernet, wants_ack, mark) = (frame.network, frame.ethernet, frame.wants_ack, frame.mark);
+        if mark.is_some() && !self.takes_marks(sender) {
+            return self.for_control(path, packet, out);
+        }
         let Some(network) = self.tables.networks.get(&id).filter(|_| !wants_ack || self.may_answer(sender)) else {
             return self.for_control(path, packet, out);
         };
@@ -177,10 +193,13 @@ impl Shard {
             return;
         }
         let Some(peer) = self.tables.peers.get_mut(&sender) else { return };
-        if peer.given.has(Features::REPORTS)
-            && peer.ledger(sender, &mut self.tables.active).counted(path, received).is_err()
-        {
-            self.counters.activity_full += 1;
+        if peer.given.has(Features::REPORTS) {
+            if !peer.ledger.has_receipts() {
+                self.tables.told.push(sender);
+            }
+            if peer.ledger(sender, &mut self.tables.active).counted(path, received).is_err() {
+                self.counters.activity_full += 1;
+            }
         }
         // spec: paths, "Hardening bounds", duplicates
         if !peer.keys.first_time(received.packet_id) {
@@ -202,18 +221,28 @@ impl Shard {
             self.counters.filtered_in += 1;
             return;
         }
+        let packet = match mark {
+            Some(_) => &mut packet[..received.bytes - OrderMark::LEN],
+            None => packet,
+        };
         packet[ethernet..ethernet + 6].copy_from_slice(&to.0);
         packet[ethernet + 6..ethernet + 12].copy_from_slice(&from.0);
         self.counters.frames_in += 1;
         self.clamp_to_tap(id, &mut packet[ethernet..]);
         match order {
             None => self.coalescer.push(id, &packet[ethernet..], out, &mut self.counters),
-            Some(order) => {
+            Some(mut order) => {
+                order.mark = mark;
                 let Path { socket, remote } = path;
                 let frame = Stray { peer: sender, socket, remote, network: id, frame: &packet[ethernet..] };
                 self.in_order(now, order, &frame, out);
             }
         }
+    }
+
+    /// Whether order marks of a peer are taken off and obeyed here.
+    fn takes_marks(&self, sender: Address) -> bool {
+        self.tables.peers.get(&sender).is_some_and(|peer| peer.given.has(Features::ORDER_MARK))
     }
 
     /// For another node, if we relay.

@@ -210,6 +210,8 @@ pub struct Counters {
     pub striped: u64,
     /// Dropped: of these, those that waited too long or found no room.
     pub stripe_dropped: u64,
+    /// Of these, marked with their order.
+    pub marks_out: u64,
     /// Packets sent again over another path, because theirs was lost.
     pub recalled: u64,
     /// Things seen of paths that went unreported for want of room.

@@ -160,7 +160,8 @@ impl Sending<'_> {
     fn frame(&mut self, headers: &[u8], payload: &[u8], out: &mut impl Egress) {
         let Way { to, ethertype, route, .. } = self.way;
         let Peer { keys, suite, bond, ledger, .. } = &mut *self.way.peer;
-        let frame = Outgoing { to, keys, suite: *suite, network: self.network, ethertype, headers, payload };
+        let frame =
+            Outgoing { to, keys, suite: *suite, network: self.network, ethertype, headers, payload, marked: false };
         if let Some(bond) = bond {
             let (now_us, sealer, bonds) = (self.now.mono_us, &mut self.sealer, &mut *self.way.bonds);
             let ledger = (ledger, &mut *self.way.active);

@@ -2,9 +2,14 @@
 //! in the order of their flow. A peer heard over one path costs a comparison. Which segment waits, and for how long, is
 //! judged by `bond`.
 
+use std::hash::BuildHasher;
+
 use bond::resequence::{Counters, Resequencer, Source};
+use foldhash::fast::FixedState;
+use wire::message::OrderMark;
 use wire::{Address, NetworkId, Now};
 
+use crate::bonded::flow;
 use crate::egress::{Egress, Stray};
 use crate::tables::Peer;
 use crate::{ETHERNET_HEADER_LEN, Path, Shard};
@@ -26,6 +31,8 @@ pub(crate) struct Order {
     by: Option<u8>,
     /// Its flow may come to other shards too.
     scattered: bool,
+    /// What its sender says of its place, which says more than a sequence number, but only where the whole flow comes.
+    pub(crate) mark: Option<OrderMark>,
 }
 
 impl Heard {
@@ -48,7 +55,7 @@ impl Peer {
     /// A frame of it came over a path. None: nothing is to be done about its order.
     pub(crate) fn came(&mut self, now_us: u64, path: Path) -> Option<Order> {
         let (by, scattered) = (self.heard.by(now_us, path), self.heard.scattered && self.bonds());
-        (by.is_some() || scattered).then_some(Order { by, scattered })
+        (by.is_some() || scattered).then_some(Order { by, scattered, mark: None })
     }
 }
 
@@ -56,13 +63,15 @@ impl Peer {
 #[derive(Debug)]
 pub(crate) struct Reorder {
     on: bool,
+    /// For the flows of frames with order marks.
+    hasher: FixedState,
     resequencer: Resequencer,
 }
 
 impl Reorder {
     /// `seed` should be random.
     pub(crate) fn new(seed: u64) -> Reorder {
-        Reorder { on: true, resequencer: Resequencer::new(seed) }
+        Reorder { on: true, hasher: FixedState::with_seed(seed), resequencer: Resequencer::new(seed) }
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -79,9 +88,20 @@ impl Shard {
     /// A frame for a TAP whose place among others is to be found.
     pub(crate) fn in_order(&mut self, now: Now, order: Order, came: &Stray<'_>, out: &mut impl Egress) {
         let Stray { peer, network, frame, .. } = *came;
-        let source = self.tables.peers.get_mut(&peer).and_then(|peer| peer.heard.source.as_deref_mut());
+        let mut source = self.tables.peers.get_mut(&peer).and_then(|peer| peer.heard.source.as_deref_mut());
         let (resequencer, coalescer, counters) =
             (&mut self.reorder.resequencer, &mut self.coalescer, &mut self.counters);
+        if let (Some(OrderMark(counter)), Some(source), Some(by), Some(([.., e0, e1], payload))) = (
+            order.mark.filter(|_| !order.scattered),
+            &mut source,
+            order.by,
+            frame.split_first_chunk::<ETHERNET_HEADER_LEN>(),
+        ) {
+            let (hasher, ethertype) = (&self.reorder.hasher, u16::from_be_bytes([*e0, *e1]));
+            let flow = hasher.hash_one((peer.to_u64(), network.0, flow(hasher, ethertype, payload)));
+            let let_go = &mut |network, frame: &[u8]| coalescer.push(NetworkId(network), frame, out, counters);
+            return resequencer.marked(now.mono_us, source, by, (flow, counter), network.0, frame, let_go);
+        }
         let segment = match frame.split_first_chunk::<ETHERNET_HEADER_LEN>() {
             Some(([.., e0, e1], payload)) => resequencer.read(network.0, u16::from_be_bytes([*e0, *e1]), payload),
             None => None,
@@ -104,7 +124,7 @@ impl Shard {
         let path = Path { socket: stray.socket, remote: stray.remote };
         let peer = self.tables.peers.get_mut(&stray.peer).filter(|_| self.reorder.on);
         let by = peer.and_then(|peer| peer.heard.by(now.mono_us, path));
-        self.in_order(now, Order { by, scattered: false }, stray, out);
+        self.in_order(now, Order { by, scattered: false, mark: None }, stray, out);
     }
 
     /// Whether other shards hear a peer too. If it bonds, its segments are offered to [`Egress::meet`] then.

@@ -5,7 +5,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use wire::fragment::{Part, datagrams_needed, split_even};
 use wire::keys::Keys;
-use wire::message::{ExtFrame, Frame};
+use wire::message::{ExtFrame, Frame, OrderMark};
 use wire::packet::{HDR_LEN, MAX_FRAGMENTS, MAX_PACKET, Packet, Suite, header};
 use wire::{Address, Mac, NetworkId, Verb};
 
@@ -18,6 +18,8 @@ use crate::{Counters, ETHERNET_HEADER_LEN};
 pub(crate) const PREFIX_LEN: usize = HDR_LEN + Frame::HEADER_LEN;
 /// What a frame grows by if it is to be acknowledged.
 pub(crate) const ACKED_LEN: usize = ExtFrame::HEADER_LEN - Frame::HEADER_LEN;
+/// What it grows by if it is marked.
+pub(crate) const MARKED_LEN: usize = ACKED_LEN + OrderMark::LEN;
 /// The longest, with a segment's headers, which are made anew and do not lie where its payload does.
 const PREFIX_MAX: usize = PREFIX_LEN + ACKED_LEN + HEADERS_MAX - ETHERNET_HEADER_LEN;
 
@@ -31,6 +33,8 @@ pub(crate) struct Outgoing<'a> {
     /// What follows the Ethernet header, as far as it was made anew.
     pub(crate) headers: &'a [u8],
     pub(crate) payload: &'a [u8],
+    /// The payload ends with an order mark.
+    pub(crate) marked: bool,
 }
 
 impl Outgoing<'_> {
@@ -43,13 +47,14 @@ impl Outgoing<'_> {
     // spec: bonding, "Probing, liveness, loss"
     #[inline]
     fn prefix<'p>(&self, id: u64, own: Address, acked: bool, room: &'p mut [u8; PREFIX_MAX]) -> &'p mut [u8] {
-        let verb = if acked { Verb::ExtFrame } else { Verb::Frame };
+        let extended = acked || self.marked;
+        let verb = if extended { Verb::ExtFrame } else { Verb::Frame };
         room[..HDR_LEN].copy_from_slice(&header(id, self.to, own, verb as u8));
-        let at = if acked {
+        let at = if extended {
             let (to, from) = (Mac::of_member(self.network, self.to), Mac::of_member(self.network, own));
             let ext = &mut room[HDR_LEN..PREFIX_LEN + ACKED_LEN];
             ext[..8].copy_from_slice(&self.network.0.to_be_bytes());
-            ext[8] = ExtFrame::ACK;
+            ext[8] = if acked { ExtFrame::ACK } else { 0 } | if self.marked { ExtFrame::MARKED } else { 0 };
             ext[9..15].copy_from_slice(&to.0);
             ext[15..21].copy_from_slice(&from.0);
             ext[21..].copy_from_slice(&self.ethertype.to_be_bytes());

@@ -144,6 +144,8 @@ pub(crate) struct Tables {
     pub(crate) networks: HashMap<NetworkId, Network, FixedState>,
     /// Peers with something in their ledger.
     pub(crate) active: Vec<Address>,
+    /// Peers of whom something came that they want to be told.
+    pub(crate) told: Vec<Address>,
     pub(crate) clamp_mss: bool,
     pub(crate) relay: bool,
     pub(crate) bonds: Bonds,
@@ -229,6 +231,7 @@ impl Tables {
             peers: HashMap::with_hasher(hasher.clone()),
             networks: HashMap::with_hasher(hasher.clone()),
             active: Vec::new(),
+            told: Vec::new(),
             clamp_mss: false,
             relay: false,
             bonds: Bonds::default(),
@@ -266,6 +269,7 @@ impl Tables {
                     bond.discard(&mut self.bonds.pool, counters);
                 }
                 self.active.retain(|&active| active != address);
+                self.told.retain(|&told| told != address);
                 self.bonds.forget(address);
             }
             Update::Bond { address, bond } => {
@@ -349,6 +353,7 @@ impl Tables {
 
     /// Appends what the ledgers hold and empties them.
     pub(crate) fn report(&mut self, now: Now, report: &mut Report) {
+        self.told.clear();
         for address in self.active.drain(..) {
             if let Some(peer) = self.peers.get_mut(&address) {
                 peer.ledger.drain(now, address, report);

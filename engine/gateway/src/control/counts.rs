@@ -83,7 +83,7 @@ fn of_shard(one: &ShardCounters) -> [Map<String, Value>; 4] {
     add!(shards, one.shard; strays_given strays_taken frames_in frames_out datagrams_out super_frames_in joined_in
         super_frames_out cut_out mss_clamped odd_out foreign control_foreign control_unopened control_opened
         control_frames not_a_packet own_source undefined_suite clear_verb forged duplicate filtered_in filtered_out oversized_in runt_out
-        oversized_out unsplittable no_buffer bond_requests bond_acks bond_answers copies striped stripe_dropped
+        oversized_out unsplittable no_buffer bond_requests bond_acks bond_answers copies striped marks_out stripe_dropped
         recalled seen_full peers_full networks_full members_full activity_full);
     add!(reassembly, one.reassembly; completed duplicates malformed disagreeing oversized expired evicted);
     add!(rings, one.ring; turns enters datagrams_in messages_in bytes_in datagrams_out messages_out bytes_out

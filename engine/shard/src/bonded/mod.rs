@@ -13,20 +13,23 @@ use std::sync::Arc;
 
 use bond::config::Policy;
 use bond::limits::PATHS_MAX;
+use bond::marks::Marks;
 use bond::model::PathModel;
 use bond::recall::{Recall, bears_repetition};
 use bond::striper::{self, Out, Striper};
 use bond::{Choice, PathId, Plan, Seen, Selector};
 use foldhash::fast::FixedState;
 use wire::Address;
+use wire::fragment::datagrams_needed;
 use wire::keys::Keys;
 use wire::packet::Suite;
 
+pub(crate) use flow::flow;
 pub use pool::{WAITING_BYTES_MAX, WAITING_PACKETS_MAX};
 
 use crate::activity::Report;
 use crate::egress::Egress;
-use crate::seal::{ACKED_LEN, Outgoing, Sealer, fits};
+use crate::seal::{ACKED_LEN, MARKED_LEN, Outgoing, Sealer, fits};
 use crate::tables::{Bonding, Route};
 use crate::{Counters, Path};
 use lane::Lane;
@@ -111,6 +114,7 @@ pub(crate) struct Bonded {
     striper: Option<Striper<Handle>>,
     striped_us: u64,
     recall: Recall,
+    marks: Marks,
     /// What is lost goes again, the next batch then. us.
     again_us: Option<u64>,
     requests: VecDeque<Request>,
@@ -142,6 +146,7 @@ impl Bonded {
             striper: None,
             striped_us: 0,
             recall: Recall::new(),
+            marks: Marks::new(),
             again_us: None,
             requests: VecDeque::new(),
             seen: Vec::new(),
@@ -158,6 +163,10 @@ impl Bonded {
     /// A new plan. Of paths that stay nothing is forgotten, and what waits for one that goes takes another.
     pub(crate) fn adopt(&mut self, now_us: u64, bonding: Arc<Bonding>) {
         let old = std::mem::replace(&mut self.bonding, bonding);
+        self.recall.keep_all(self.bonding.duplicates_dropped);
+        if !self.bonding.marks {
+            self.marks.clear();
+        }
         let plan = &self.bonding.plan;
         self.ended = false;
         self.recall.keep_all(self.bonding.duplicates_dropped);
@@ -220,6 +229,11 @@ impl Bonded {
     /// The fewest bytes that a datagram to the peer may have.
     pub(crate) fn mtu(&self) -> Option<u16> {
         self.lanes.iter().map(|lane| lane.route.mtu).min()
+    }
+
+    /// Whether frames to the peer may get order marks.
+    pub(crate) fn marks(&self) -> bool {
+        self.bonding.marks
     }
 
     /// Drops what waits: the peer is gone.
@@ -358,13 +372,20 @@ impl Bonded {
             return;
         };
         counters.striped += 1;
+        let mut len = frame.len();
+        let mtu = self.lanes.iter().map(|lane| lane.route.mtu).min().unwrap_or(0);
+        if self.bonding.marks && fits_marked(len, mtu) && pool.may_mark(handle) {
+            pool.mark(handle, self.marks.next(turn.now_us, flow));
+            counters.marks_out += 1;
+            len += MARKED_LEN;
+        }
         self.striped_us = turn.now_us;
         let lanes = &mut self.lanes;
         let striper = self.striper.get_or_insert_with(|| {
             let model = |lane: &mut Lane| lane.model.take().unwrap_or_else(|| PathModel::new(now_ns, None, None));
             Striper::new(now_ns, lanes.iter_mut().map(model))
         });
-        if let Err(dropped) = striper.offer(now_ns, flow, handle, frame.len()) {
+        if let Err(dropped) = striper.offer(now_ns, flow, handle, len) {
             pool.free(dropped);
             counters.stripe_dropped += 1;
         }
@@ -465,8 +486,8 @@ impl Bonded {
         // Taken out, so that the rest of the turn may be used.
         let pool = std::mem::take(&mut turn.bonds.pool);
         if let Some(waiting) = pool.get(handle) {
-            let (network, ethertype, payload) = (waiting.network, waiting.ethertype, &waiting.payload[..]);
-            let frame = Outgoing { to: turn.address, keys, suite, network, ethertype, headers: &[], payload };
+            let pool::Waiting { network, ethertype, ref payload, marked } = *waiting;
+            let frame = Outgoing { to: turn.address, keys, suite, network, ethertype, headers: &[], payload, marked };
             match lane.filter(|at| *at < self.lanes.len()) {
                 Some(at) => self.leave(turn, &frame, at, request.is_some(), request),
                 None => plain(turn, &frame, self.bonding.relay.filter(|_| !self.ended).unwrap_or(turn.route)),
@@ -581,6 +602,11 @@ fn plain<E: Egress>(turn: &mut Turn<'_, '_, E>, frame: &Outgoing<'_>, route: Rou
 }
 
 /// Whether a request for acknowledgement costs no datagram more.
+/// Whether a frame takes no more datagrams with a mark than without.
+fn fits_marked(len: usize, mtu: u16) -> bool {
+    datagrams_needed(len + MARKED_LEN, mtu.into()) == datagrams_needed(len, mtu.into())
+}
+
 fn fits_acked(len: usize, mtu: u16) -> bool {
     let mtu = usize::from(mtu);
     len > mtu || len + ACKED_LEN <= mtu

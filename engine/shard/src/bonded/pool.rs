@@ -2,6 +2,7 @@
 //! for all peers of a shard together; it allocates nothing once its places have found their size.
 
 use wire::NetworkId;
+use wire::message::OrderMark;
 
 /// Packets that wait at most.
 pub const WAITING_PACKETS_MAX: usize = 4096;
@@ -22,6 +23,8 @@ pub(crate) struct Waiting {
     pub(crate) ethertype: u16,
     /// What follows the Ethernet header.
     pub(crate) payload: Vec<u8>,
+    /// And an order mark.
+    pub(crate) marked: bool,
 }
 
 /// See the top of the file.
@@ -42,7 +45,7 @@ impl Pool {
             Some(handle) => handle,
             None if self.places.len() == WAITING_PACKETS_MAX => return None,
             None => {
-                self.places.push(Waiting { network, ethertype, payload: Vec::new() });
+                self.places.push(Waiting { network, ethertype, payload: Vec::new(), marked: false });
                 (self.places.len() - 1) as Handle
             }
         };
@@ -52,11 +55,24 @@ impl Pool {
             return None;
         }
         let place = &mut self.places[handle as usize];
-        (place.network, place.ethertype) = (network, ethertype);
+        (place.network, place.ethertype, place.marked) = (network, ethertype, false);
         place.payload.clear();
         place.payload.extend_from_slice(headers);
         place.payload.extend_from_slice(payload);
         Some(handle)
+    }
+
+    /// Whether a mark can be put behind a payload: it is a whole IP packet, and there is room.
+    pub(crate) fn may_mark(&mut self, handle: Handle) -> bool {
+        let Some(place) = self.get(handle) else { return false };
+        let len = place.payload.len() + OrderMark::LEN;
+        OrderMark::fits(place.ethertype, &place.payload) && self.make_room(handle, len)
+    }
+
+    pub(crate) fn mark(&mut self, handle: Handle, mark: OrderMark) {
+        let Some(place) = self.places.get_mut(handle as usize) else { return };
+        place.payload.extend_from_slice(&mark.to_bytes());
+        place.marked = true;
     }
 
     pub(crate) fn get(&self, handle: Handle) -> Option<&Waiting> {

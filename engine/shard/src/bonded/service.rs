@@ -61,7 +61,7 @@ impl Shard {
 
     /// Whether there is something for [`Shard::bond_tick`] to report.
     pub fn has_bond_news(&self) -> bool {
-        !self.tables.bonds.news.is_empty()
+        !self.tables.bonds.news.is_empty() || !self.tables.told.is_empty()
     }
 
     /// Whether packets are kept that must be forgotten in time: [`Shard::tick`] does.
@@ -69,9 +69,14 @@ impl Shard {
         !self.tables.bonds.keeping.is_empty() || !self.tables.bonds.pool.is_bare()
     }
 
-    /// Appends to `report` what was seen of the paths of peers that we bond with. Some 5 ms after there is news.
+    /// Appends to `report` what was seen of the paths of peers that we bond with, and what came of peers that are told. Some 5 ms after there is news.
     pub fn bond_tick(&mut self, now: Now, report: &mut Report) {
-        let Tables { peers, bonds, .. } = &mut self.tables;
+        let Tables { peers, bonds, told, .. } = &mut self.tables;
+        for address in told.drain(..) {
+            if let Some(peer) = peers.get_mut(&address) {
+                peer.ledger.drain_receipts(now, address, report);
+            }
+        }
         for address in bonds.news.drain(..) {
             if let Some(bond) = peers.get_mut(&address).and_then(|peer| peer.bond.as_mut()) {
                 bond.report(now.mono_us, address, report);
