@@ -157,8 +157,10 @@ impl Shard {
         let Ok(view) = Packet::new(&*packet) else { return };
         let received = Received { now, packet_id: view.id(), hops0, bytes: packet.len() };
         let Some(frame) = Carried::parse(&view, self.own, sender) else {
-            let acked = view.verb_number() == Verb::Ok as u8 && self.acked(path, sender, received, packet);
-            return if acked { () } else { self.for_control(path, packet, out) };
+            if view.verb_number() == Verb::Ok as u8 && self.acked(path, sender, received, packet) {
+                return;
+            }
+            return self.for_control(path, packet, out);
         };
         let (id, ethernet, wants_ack, mark) = (frame.network, frame.ethernet, frame.wants_ack, frame.mark);
         if mark.is_some() && !self.takes_marks(sender) {
@@ -168,8 +170,10 @@ impl Shard {
             return self.for_control(path, packet, out);
         };
         if frame.payload.is_empty() {
-            let probed = self.probed(path, sender, received, id, out);
-            return if probed { () } else { self.for_control(path, packet, out) };
+            if self.probed(path, sender, received, id, out) {
+                return;
+            }
+            return self.for_control(path, packet, out);
         }
         let Some(rules) = network.rules(sender, frame.ethertype) else {
             return self.for_control(path, packet, out);

@@ -113,9 +113,8 @@ fn each_policy_takes_the_routes_of_its_plan() {
     assert_eq!(to_root[0].1, relay().remote, "no path works");
     for policy in [Policy::BalanceXor, Policy::BalanceAware] {
         let mut alice = alice(plan(policy, &[A, B]));
-        let mut by_flow = |flow| -> Vec<u64> {
-            (0..5).flat_map(|_| sockets(&send(&mut alice, NOW, &udp(flow, 100)))).collect()
-        };
+        let mut by_flow =
+            |flow| -> Vec<u64> { (0..5).flat_map(|_| sockets(&send(&mut alice, NOW, &udp(flow, 100)))).collect() };
         let flows: Vec<Vec<u64>> = (0..40).map(&mut by_flow).collect();
         assert!(flows.iter().all(|sockets| sockets.iter().all(|s| s == &sockets[0])), "a flow stays on its path");
         let on_a = flows.iter().filter(|sockets| sockets[0] == 10).count();
@@ -234,9 +233,10 @@ fn another_shard_takes_its_own_acknowledgement_from_the_control_plane() {
     alice.apply(Update::Acked { address: BOB, packet_id: packet_id ^ 1, at_us: at(5000).mono_us });
     alice.apply(Update::Acked { address: BOB, packet_id, at_us: at(5000).mono_us });
     let acked = Seen::Acked { path: A, packet_id, at_us: at(5000).mono_us };
-    assert_eq!(seen(&mut alice, at(6000)).iter().filter(|seen| matches!(seen, Seen::Acked { .. })).collect::<Vec<_>>(), [
-        &acked
-    ]);
+    assert_eq!(
+        seen(&mut alice, at(6000)).iter().filter(|seen| matches!(seen, Seen::Acked { .. })).collect::<Vec<_>>(),
+        [&acked]
+    );
 }
 
 #[test]
@@ -447,9 +447,7 @@ fn fuzz_extended_frames_and_acknowledgements_of_a_malicious_member() {
         let packet = match (ok, canonical) {
             (true, true) => sealed(Verb::Ok, &[&[Verb::ExtFrame as u8], &bytes[..]].concat()),
             (true, false) => sealed(Verb::Ok, bytes),
-            (false, true) => {
-                ext_frame(*flags, Mac::of_member(NETWORK, BOB), Mac::of_member(NETWORK, ALICE), bytes)
-            }
+            (false, true) => ext_frame(*flags, Mac::of_member(NETWORK, BOB), Mac::of_member(NETWORK, ALICE), bytes),
             (false, false) => sealed(Verb::ExtFrame, bytes),
         };
         let out = inbound(&mut shard, &packet);

@@ -55,7 +55,14 @@ struct Ring {
 impl Ring {
     fn new() -> Ring {
         let taps = vec![(false, vec![0; 66_000]); 4];
-        Ring { slots: vec![[0; 1500]; 256], lens: Vec::with_capacity(256), taps, frames: 0, super_frames: 0, control: 0 }
+        Ring {
+            slots: vec![[0; 1500]; 256],
+            lens: Vec::with_capacity(256),
+            taps,
+            frames: 0,
+            super_frames: 0,
+            control: 0,
+        }
     }
 }
 
