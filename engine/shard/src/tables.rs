@@ -190,9 +190,9 @@ impl Peer {
         self.bond.as_ref().and_then(|bond| bond.mtu()).or(Some(self.route?.mtu))
     }
 
-    /// Whether it bonds.
+    /// Whether it bonds, as its timing reports or what we agreed on with it say.
     pub(crate) fn bonds(&self) -> bool {
-        self.ledger.is_bonded()
+        self.ledger.is_bonded() || !self.given.is_none()
     }
 
     /// The ledger of this peer, which is `address`, to write a line into.
