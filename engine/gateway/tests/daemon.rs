@@ -271,6 +271,12 @@ fn the_api_answers_with_the_codes_and_bodies_that_tools_of_zerotier_expect() {
             check("DELETE", "/network/6af3745e97fffffe", &right, "", 200, Some("{}"));
             check("GET", "/peer/0123456789", &right, "", 200, Some("{}"));
             check("GET", "/network", &right, "", 200, Some("[]"));
+            // Nobody bonds here.
+            check("GET", &format!("/bond/show/{b}"), &right, "", 400, Some("{}"));
+            check("POST", &format!("/bond/rotate/{b}"), &right, "", 400, Some("{}"));
+            let inactive = Some("Bonding layer isn't active yet");
+            check("PUT", "/bond/setmtu/1400/eth0/81.77.0.4", &right, "", 400, inactive);
+            check("GET", "/bond/show/12345", &right, "", 404, Some(""));
             let state = check("GET", "/controller", &right, "", 200, None);
             assert!(state.starts_with("{\n\t\"controller\": true,\n\t\"apiVersion\": 4,"), "{state}");
             let list = format!("[\"{id}\"]");
