@@ -40,6 +40,8 @@ struct Run {
     reordered: u64,
     /// Segments of the thin TCP flow that were sent again.
     tcp_sent_again: u64,
+    /// Of these, what had arrived before: only the acknowledgement was lost or late.
+    tcp_needless: u64,
     /// Longest time in which nothing of the TCP flow arrived.
     tcp_gap_ms: f64,
     /// Longest time without an arrival after the line was healed, and what was lost then.
@@ -70,13 +72,14 @@ pub fn measure(options: &Options, lines: &[Line]) -> Result<Vec<Outcome>> {
             let lines: Vec<Line> = lines.iter().map(|line| options.adjusted(*line)).collect();
             let (policy_name, cut_name) = (policy.to_string(), format!("{cut:?}").to_lowercase());
             let mut outcome = Outcome { policy: policy_name, cut: cut_name, lines, runs: vec![], failures: vec![] };
-            match several(options, &policy, cut, &mut outcome) {
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
-                Err(e) => outcome.failures.push(format!("failover, {policy}, {cut:?}: {e}")),
-                Ok(()) => {}
+            if let Err(e) = several(options, &policy, cut, &mut outcome) {
+                outcome.failures.push(format!("failover, {policy}, {cut:?}: {e}"));
             }
             println!("{}", outcome.row());
             outcomes.push(outcome);
+            if lab::interrupted() {
+                return Ok(outcomes);
+            }
         }
     }
     Ok(outcomes)
@@ -155,7 +158,8 @@ impl Raw {
             lost: hit.lost,
             duplicated: hit.duplicated,
             reordered: hit.reordered,
-            tcp_sent_again: self.until.retransmitted_since(&self.from),
+            tcp_sent_again: self.end.retransmitted_since(&self.from),
+            tcp_needless: self.end.needless_since(&self.from),
             tcp_gap_ms: longest(&seen.segments, self.from.at, self.until.at),
             healed_gap_ms: healed.gap_ms,
             healed_lost: healed.lost,
@@ -175,8 +179,8 @@ fn longest(moments: &[Duration], from: Duration, until: Duration) -> f64 {
 /// The head of the rows.
 pub fn head() -> &'static str {
     "\n### Failover of the line in use, one datagram a millisecond: p50 / p99 / most of all runs\n\n\
-     | policy | failure | runs | longest gap, ms | lost | twice | out of order | TCP segments sent again | TCP gap, ms | gap when it heals, ms | used again after, ms | by root, kB | gap before, ms |\n\
-     |---|---|---|---|---|---|---|---|---|---|---|---|---|"
+     | policy | failure | runs | longest gap, ms | lost | twice | out of order | TCP segments sent again | of these needless | TCP gap, ms | gap when it heals, ms | used again after, ms | by root, kB | gap before, ms |\n\
+     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 }
 
 impl Outcome {
@@ -196,7 +200,7 @@ impl Outcome {
         let again = self.sorted(|run| run.again_ms);
         let never = self.runs.len() - again.len();
         format!(
-            "| {} | {} | {} | **{}** | {} | {} | {} | {} | {} | {} | {}{} | {} | {} |",
+            "| {} | {} | {} | **{}** | {} | {} | {} | {} | {} | {} | {} | {}{} | {} | {} |",
             self.policy,
             self.cut,
             self.runs.len(),
@@ -205,6 +209,7 @@ impl Outcome {
             of(&|run| run.duplicated as f64),
             of(&|run| run.reordered as f64),
             of(&|run| run.tcp_sent_again as f64),
+            of(&|run| run.tcp_needless as f64),
             of(&|run| run.tcp_gap_ms),
             of(&|run| run.healed_gap_ms),
             three(&again),

@@ -157,7 +157,8 @@ impl World {
         let (limit, began) = (if fewer { FEWER_AFTER } else { PATHS_LIMIT }, Instant::now());
         if !world.wait_for_paths(limit)? && !fewer {
             let what = format!("a path over each of {} lines", lines.len());
-            let detail = format!(": {:?}", world.bed.running().direct_paths().unwrap_or_default());
+            let paths = |site| world.bed.running().direct_paths(site).unwrap_or_default();
+            let detail = format!(": A has {:?}, B has {:?}", paths(0), paths(1));
             return Err(Error::Timeout { what, seconds: limit.as_secs(), detail });
         }
         Ok(World { paths_after: began.elapsed(), ..world })
@@ -180,16 +181,13 @@ impl World {
 
     /// How many lines are missing among the paths of a gateway, both together; none: it does not tell.
     fn without_path(&self) -> Option<usize> {
-        let paths = self.bed.running().direct_paths()?;
-        let missing = |paths: &[String], far: usize| {
-            (0..self.lines.len())
-                .filter(|line| {
-                    let ip = address(*line, far).replace("/24", "/");
-                    !paths.iter().any(|path| path.starts_with(&ip))
-                })
-                .count()
+        let missing = |site: usize| {
+            let paths = self.bed.running().direct_paths(site)?;
+            let to = |line: &usize| address(*line, 1 - site).replace("/24", "/");
+            Some((0..self.lines.len()).filter(|line| !paths.iter().any(|path| path.starts_with(&to(line)))).count())
         };
-        Some(missing(&paths[0], 1) + missing(&paths[1], 0))
+        // One end may tell and the other not.
+        [missing(0), missing(1)].into_iter().flatten().reduce(|a, b| a + b)
     }
 
     /// The lines as they were asked for.
@@ -284,6 +282,11 @@ impl World {
             }
         }
     }
+}
+
+/// Sockets of B on every line, as the reference node takes them.
+pub fn binds(lines: usize) -> Vec<String> {
+    (0..lines).map(|line| format!("{}:9993@{}", address(line, 1).replace("/24", ""), device(line))).collect()
 }
 
 /// `ethtool` and the rest that a world needs.

@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::record::Machine;
+use crate::tunnel::Tunnel;
 use crate::tunnel::hawser::{self, Hawser};
+use crate::tunnel::reference::Core;
 use crate::{Error, IoContext, Result, machine};
 
 pub mod failover;
@@ -29,6 +31,8 @@ pub enum Far {
     Plain,
     /// Hawser with the same policy as A
     Bonded,
+    /// The real ZeroTier core, without bonding: only a stream, no TCP
+    Core,
 }
 
 /// What can be measured.
@@ -219,7 +223,7 @@ impl Options {
 
     /// The gateways at work over these lines, A bonding by this policy; a bond has had time to know its links.
     fn world(&self, policy: &Policy, lines: &[Line]) -> Result<World> {
-        let world = World::start(&self.tunnel(policy)?, lines, !policy.bonds())?;
+        let world = World::start(&*self.tunnel(policy, lines.len())?, lines, !policy.bonds())?;
         self.say(&format!("  every path after {:.1} s", world.paths_after.as_secs_f64()));
         if policy.bonds() {
             crate::load::pause(Duration::from_secs_f64(self.settle));
@@ -228,7 +232,7 @@ impl Options {
     }
 
     /// Hawser at both ends, bonding by this policy at A. The same identities every time.
-    fn tunnel(&self, policy: &Policy) -> Result<Hawser> {
+    fn tunnel(&self, policy: &Policy, lines: usize) -> Result<Box<dyn Tunnel>> {
         let mut kept = self.kept.borrow_mut();
         if kept.is_none() {
             *kept = Some(Hawser::new(hawser::program(self.hawser.as_deref())?));
@@ -245,7 +249,10 @@ impl Options {
             tunnel.settings = [settings(&self.settings, true), settings(&self.far_settings, self.far == Far::Bonded)];
             tunnel.up = [self.up.clone(), self.far_up.clone()];
         }
-        Ok(tunnel)
+        if self.far == Far::Core {
+            return Ok(Box::new(Core { near: tunnel, bind: links::binds(lines), words: self.far_up.clone() }));
+        }
+        Ok(Box::new(tunnel))
     }
 }
 
@@ -279,19 +286,17 @@ pub fn run(options: &Options) -> Result<()> {
         command: std::env::args().skip(1).collect(),
         begun_unix_s: begun.map_or(0, |since| since.as_secs()),
         machine: machine::facts(),
-        hawser: crate::tunnel::Tunnel::about(&options.tunnel(&Policy::none())?),
+        hawser: options.tunnel(&Policy::none(), 0)?.about(),
         far: format!("{:?}", options.far).to_lowercase(),
         ..Saved::default()
     };
     for part in parts {
         // What was measured before is kept, whatever happens to this one.
-        match measure(options, part, &mut saved) {
-            Ok(()) => {}
-            Err(Error::Interrupted) => {
-                saved.failures.push("interrupted".into());
-                break;
-            }
-            Err(e) => saved.failures.push(format!("{part:?}: {e}")),
+        if let Err(e) = measure(options, part, &mut saved) {
+            saved.failures.push(format!("{part:?}: {e}"));
+        }
+        if lab::interrupted() {
+            break;
         }
     }
     saved.failures.iter().for_each(|failure| eprintln!("failed: {failure}"));

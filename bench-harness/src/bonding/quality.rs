@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::links::{Line, World};
+use super::links::Line;
 use super::{Options, Policy, traffic};
 use crate::failover::judge;
 use crate::plot::{self, Line as Curve};
@@ -70,8 +70,10 @@ pub fn measure(options: &Options, lines: &[Line], failures: &mut Vec<String>) ->
             options.say(&format!("quality: {policy}, {decline:?}"));
             match one(options, &policy, decline, lines) {
                 Ok(outcome) => outcomes.push(outcome),
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(e) => failures.push(format!("quality, {policy}, {decline:?}: {e}")),
+            }
+            if lab::interrupted() {
+                return Ok(outcomes);
             }
         }
     }

@@ -3,12 +3,12 @@
 
 use serde::Serialize;
 
-use super::links::{Line, World};
+use super::links::Line;
 use super::traffic::{self, Tcp};
-use super::{Options, Policy, median};
-use crate::Result;
+use super::{Far, Options, Policy, median};
 use crate::plot::{self, Bar};
 use crate::record::Latency;
+use crate::{Error, Result};
 
 /// Several lines with a name.
 pub struct Scenario {
@@ -69,6 +69,9 @@ pub struct Outcome {
 
 /// Measures one set of lines.
 pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome> {
+    if options.far == Far::Core {
+        return Err(Error::Unusable("--far core has no TCP".into()));
+    }
     let lines: Vec<Line> = lines.iter().map(|line| options.adjusted(*line)).collect();
     let mut outcome = Outcome { name: name.into(), lines: lines.clone(), repetitions: vec![], failures: vec![] };
     let window = options.window(6.0);
@@ -77,7 +80,7 @@ pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome>
         for line in &lines {
             if alone.iter().all(|known| known.line != *line) {
                 options.say(&format!("{name}: {line} alone"));
-                let world = World::start(&options.tunnel(&Policy::none())?, &[*line], false)?;
+                let world = options.world(&Policy::none(), &[*line])?;
                 let idle_ping = traffic::idle_ping(&world, window / 6)?;
                 alone.push(Alone { line: *line, idle_ping, tcp: traffic::tcp(&world, 1, true, window)? });
             }
@@ -89,11 +92,16 @@ pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome>
             options.say(&format!("{name}: {policy}"));
             match one(options, &policy, &lines) {
                 Ok(one) => together.push(one),
-                Err(crate::Error::Interrupted) => return Err(crate::Error::Interrupted),
                 Err(e) => outcome.failures.push(format!("{name}, {policy}: {e}")),
+            }
+            if lab::interrupted() {
+                break;
             }
         }
         outcome.repetitions.push(Repetition { alone, ideal, together });
+        if lab::interrupted() {
+            break;
+        }
     }
     Ok(outcome)
 }

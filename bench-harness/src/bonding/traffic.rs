@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lab::measure::{self, KernelCounters, PingPlan, Pings};
 use serde::Serialize;
@@ -155,7 +155,7 @@ pub fn idle_ping(world: &World, time: Duration) -> Result<Latency> {
 pub struct Clock<'a> {
     start: Instant,
     sent: &'a AtomicU64,
-    host: Place<'a>,
+    hosts: [Place<'a>; 2],
 }
 
 /// One moment of it.
@@ -164,20 +164,27 @@ pub struct Moment {
     pub at: Duration,
     /// Datagrams sent.
     pub sent: u64,
-    kernel: KernelCounters,
+    kernel: [KernelCounters; 2],
 }
 
 impl Clock<'_> {
     /// Now.
     pub fn now(&self) -> Result<Moment> {
-        Ok(Moment { at: self.start.elapsed(), sent: self.sent.load(Ordering::Acquire), kernel: kernel(self.host)? })
+        let (at, sent) = (self.start.elapsed(), self.sent.load(Ordering::Acquire));
+        Ok(Moment { at, sent, kernel: [kernel(self.hosts[0])?, kernel(self.hosts[1])?] })
     }
 }
 
 impl Moment {
     /// Segments that host A sent again since `before`; only the thin TCP flow can.
     pub fn retransmitted_since(&self, before: &Moment) -> u64 {
-        self.kernel.since(&before.kernel, "Tcp.RetransSegs")
+        self.kernel[0].since(&before.kernel[0], "Tcp.RetransSegs")
+    }
+
+    /// Segments that host B had already, as when its acknowledgements were lost and not the data.
+    pub fn needless_since(&self, before: &Moment) -> u64 {
+        let of = |name: &str| self.kernel[1].since(&before.kernel[1], name);
+        of("TcpExt.TCPDSACKOldSent") + of("TcpExt.TCPDSACKOfoSent")
     }
 }
 
@@ -190,7 +197,7 @@ pub struct Seen {
     pub segments: Vec<Duration>,
 }
 
-/// Runs the numbered stream, and the thin TCP flow if wanted, from A to B while `watch` does. Both get through before.
+/// Runs the numbered stream, and the thin TCP flow if wanted and if B has TCP, from A to B while `watch` does.
 pub fn stream<T>(world: &World, segments: bool, watch: impl FnOnce(&Clock<'_>) -> Result<T>) -> Result<(T, Seen)> {
     let [a, b] = world.hosts();
     let socket = |at: Place<'_>| {
@@ -200,17 +207,18 @@ pub fn stream<T>(world: &World, segments: bool, watch: impl FnOnce(&Clock<'_>) -
             Ok(socket)
         })
     };
-    let (from, to) = (socket(a)?, socket(b)?);
+    let running = world.bed().running();
+    // What came before is of no interest.
+    let far_tells = running.datagrams().is_some();
+    let (from, to) = (socket(a)?, if far_tells { None } else { Some(socket(b)?) });
+    let epoch = SystemTime::now();
     let (start, sent) = (Instant::now(), AtomicU64::new(0));
     let (silent, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let came = Mutex::new(Vec::new());
-    let thin = if segments { Some(connect(a, b)?) } else { None };
+    let thin = if segments && !far_tells { Some(connect(a, b)?) } else { None };
     std::thread::scope(|s| {
         let (silent, done, sent, came) = (&silent, &done, &sent, &came);
-        let receiver = s.spawn({
-            let to = &to;
-            move || failover::receive(to, start, done)
-        });
+        let receiver = to.as_ref().map(|to| s.spawn(move || failover::receive(to, start, done)));
         s.spawn({
             let (from, to) = (&from, SocketAddr::new(b.address, STREAM_PORT));
             move || failover::send(from, to, sent, silent)
@@ -219,17 +227,25 @@ pub fn stream<T>(world: &World, segments: bool, watch: impl FnOnce(&Clock<'_>) -
             s.spawn(move || trickle(out, start, silent));
             s.spawn(move || collect(back, start, done, came));
         }
-        let watched = watch(&Clock { start, sent, host: a });
+        let watched = watch(&Clock { start, sent, hosts: [a, b] });
         silent.store(true, Ordering::Release);
         std::thread::sleep(DRAIN);
         done.store(true, Ordering::Release);
-        let datagrams = receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let datagrams = match receiver {
+            Some(receiver) => join(receiver),
+            None => running.datagrams().unwrap_or_default().iter().filter_map(|one| arrival(one, epoch)).collect(),
+        };
         Ok((watched?, datagrams))
     })
     .map(|(watched, datagrams)| {
         let segments = came.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         (watched, Seen { datagrams, segments })
     })
+}
+
+/// Number and time of a datagram that the far end says it took in.
+fn arrival((at, payload): &(SystemTime, Vec<u8>), epoch: SystemTime) -> Option<(u64, Duration)> {
+    Some((u64::from_le_bytes(*payload.first_chunk()?), at.duration_since(epoch).ok()?))
 }
 
 /// A TCP connection from `a` to `b`: both ends of it.

@@ -16,7 +16,7 @@ use crate::rig::Rig;
 use crate::{Error, IoContext, Result};
 
 /// Addresses of the gateways in the virtual network.
-const OVERLAY: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+pub(super) const OVERLAY: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
 const DIRECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -161,6 +161,27 @@ impl Hawser {
         Ok((root, network))
     }
 
+    /// Gateway `i`, which has joined the root's network.
+    pub(super) fn start_gateway(&self, rig: &Rig, i: usize, root: &Daemon, network: &str) -> Result<Daemon> {
+        let (site, home, shards) = (&rig.sites[i], self.home(rig, NAMES[i])?, self.shards.to_string());
+        // More threads than the site has cores need all of the host's. Where the gateways share cores, the second
+        // one begins at the second; the number is counted among those it may use.
+        let enough = site.cores.len() >= self.shards;
+        let cores: &[usize] = if enough { &site.cores } else { &[] };
+        let first = if enough && site.cores != rig.sites[1 - i].cores { 0 } else { i }.to_string();
+        let (exe, spin) = (&self.exe, self.spin.to_string());
+        let mut words = vec!["--shards", &shards, "--first-core", &first];
+        if self.spin > 0 {
+            words.extend(["--spin", &spin]);
+        }
+        words.extend(self.up[i].iter().map(String::as_str));
+        let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, &words))?;
+        let config = json!({"authorized": true, "ipAssignments": [OVERLAY[i]]}).to_string();
+        root.cli(&["controller", "member", "set", network, &daemon.address()?, "--config", &config])?;
+        daemon.join(network, JOIN_LIMIT)?;
+        Ok(daemon)
+    }
+
     fn network(&self) -> Value {
         let mut config = json!({
             "name": "bench",
@@ -205,25 +226,7 @@ impl Tunnel for Hawser {
 
     fn start(&self, rig: &Rig) -> Result<Box<dyn Running>> {
         let (root, network) = self.start_root(rig)?;
-        let start = |i: usize| -> Result<Daemon> {
-            let (site, home, shards) = (&rig.sites[i], self.home(rig, NAMES[i])?, self.shards.to_string());
-            // More threads than the site has cores need all of the host's. Where the gateways share cores, the second
-            // one begins at the second; the number is counted among those it may use.
-            let enough = site.cores.len() >= self.shards;
-            let cores: &[usize] = if enough { &site.cores } else { &[] };
-            let first = if enough && site.cores != rig.sites[1 - i].cores { 0 } else { i }.to_string();
-            let (exe, spin) = (&self.exe, self.spin.to_string());
-            let mut words = vec!["--shards", &shards, "--first-core", &first];
-            if self.spin > 0 {
-                words.extend(["--spin", &spin]);
-            }
-            words.extend(self.up[i].iter().map(String::as_str));
-            let mut daemon = site.gateway.inside_on(cores, || Daemon::start(exe, &site.gateway, &home, &words))?;
-            let config = json!({"authorized": true, "ipAssignments": [OVERLAY[i]]}).to_string();
-            root.cli(&["controller", "member", "set", &network, &daemon.address()?, "--config", &config])?;
-            daemon.join(&network, JOIN_LIMIT)?;
-            Ok(daemon)
-        };
+        let start = |i| self.start_gateway(rig, i, &root, &network);
         let mut gateways = [start(0)?, start(1)?];
         // Until the first frame the gateways know nothing of each other.
         let _ = rig.wait_for_ping(JOIN_LIMIT);
@@ -245,9 +248,8 @@ impl Running for Pair {
         OVERLAY.map(|ip| ip.parse().expect("an address of the rig"))
     }
 
-    fn direct_paths(&self) -> Option<[Vec<String>; 2]> {
-        let of = |i: usize| self.gateways[i].direct_paths(&self.gateways[1 - i].address().ok()?).ok();
-        Some([of(0)?, of(1)?])
+    fn direct_paths(&self, site: usize) -> Option<Vec<String>> {
+        self.gateways[site].direct_paths(&self.gateways[1 - site].address().ok()?).ok()
     }
 
     fn ask(&self, site: usize, words: &[&str]) -> Option<Value> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ pub mod hawser;
 pub mod nebula;
 pub mod none;
 pub mod plain;
+pub mod reference;
 mod rival;
 pub mod tinc;
 pub mod wireguard;
@@ -44,8 +46,13 @@ pub trait Running {
     /// Addresses of the two gateways inside the tunnel.
     fn overlay(&self) -> [IpAddr; 2];
 
-    /// Where A's direct paths to B lead, and B's to A, if it tells: `IP/PORT`.
-    fn direct_paths(&self) -> Option<[Vec<String>; 2]> {
+    /// Where the direct paths of A (0) to B lead, or of B (1) to A, if it tells: `IP/PORT`.
+    fn direct_paths(&self, _site: usize) -> Option<Vec<String>> {
+        None
+    }
+
+    /// UDP datagrams that B itself took in since this was asked last, each with its time: for a B without a LAN behind it.
+    fn datagrams(&self) -> Option<Vec<(SystemTime, Vec<u8>)>> {
         None
     }
 

@@ -106,6 +106,11 @@ impl ReferenceNode {
         }
     }
 
+    /// Moves what was printed meanwhile to the events, without waiting.
+    pub fn gather(&mut self) {
+        self.events.extend(self.lines.try_iter().filter(|value| value.get("event").is_some()));
+    }
+
     /// Sends one command whose result nobody waits for.
     pub fn post(&mut self, request: Value) -> Result<()> {
         self.send(request).map(|_| ())
