@@ -7,7 +7,7 @@ use super::{items, list, ms, or_dash, pairs, text};
 /// Bits per second in the unit that suits; nothing if there are none.
 pub fn rate(bits: f64) -> String {
     match bits {
-        b if !(b >= 1.0) => String::new(),
+        b if b.is_nan() || b < 1.0 => String::new(),
         b if b < 1e3 => format!("{b:.0} bit/s"),
         b if b < 1e6 => format!("{} kbit/s", Digits(b / 1e3)),
         b if b < 1e9 => format!("{} Mbit/s", Digits(b / 1e6)),
