@@ -6,7 +6,9 @@
 mod flow;
 mod lane;
 mod pool;
+mod requests;
 mod service;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,24 +18,23 @@ use bond::limits::PATHS_MAX;
 use bond::marks::Marks;
 use bond::model::PathModel;
 use bond::recall::{Recall, bears_repetition};
-use bond::striper::{self, Out, Striper};
+use bond::striper::{self, Striper};
 use bond::{Choice, PathId, Plan, Seen, Selector};
 use foldhash::fast::FixedState;
 use wire::Address;
 use wire::fragment::datagrams_needed;
-use wire::keys::Keys;
-use wire::packet::Suite;
 
 pub(crate) use flow::flow;
 pub use pool::{WAITING_BYTES_MAX, WAITING_PACKETS_MAX};
 
 use crate::activity::Report;
 use crate::egress::Egress;
-use crate::seal::{ACKED_LEN, MARKED_LEN, Outgoing, Sealer, fits};
+use crate::seal::{ACKED_LEN, MARKED_LEN, Outgoing, Sealer};
 use crate::tables::{Bonding, Route};
 use crate::{Counters, Path};
 use lane::Lane;
 use pool::{Handle, Pool};
+use requests::Request;
 
 /// Flows of one peer that a shard remembers if the policy assigns flows.
 pub const BOND_FLOWS: usize = 1024;
@@ -89,19 +90,6 @@ impl<E> Turn<'_, '_, E> {
         let path = Path { socket: route.socket, remote: route.remote };
         self.sealer.counters.activity_full += u64::from(ledger.sent(path, 1, bytes).is_err());
     }
-}
-
-/// A frame that asks for acknowledgement and has none.
-#[derive(Clone, Copy, Debug)]
-struct Request {
-    packet_id: u64,
-    path: PathId,
-    sent_us: u64,
-    /// The striper's name for it.
-    striped: Option<u64>,
-    /// Its copies took other paths, and who answers which is seen by the path of the answer only.
-    copy: bool,
-    open: bool,
 }
 
 /// One shard's sending half of one bond.
@@ -169,7 +157,6 @@ impl Bonded {
         }
         let plan = &self.bonding.plan;
         self.ended = false;
-        self.recall.keep_all(self.bonding.duplicates_dropped);
         if flows_of(plan.policy) != flows_of(old.plan.policy) || plan.secret != old.plan.secret {
             self.hasher = FixedState::with_seed(plan.secret);
             self.selector = Selector::new(Arc::clone(plan), flows_of(plan.policy));
@@ -391,56 +378,6 @@ impl Bonded {
         }
     }
 
-    fn requested<E>(&mut self, turn: &mut Turn<'_, '_, E>, request: Request) {
-        let over = |request: &Request| !request.open || turn.now_us.saturating_sub(request.sent_us) > REQUEST_LIFE_US;
-        while self.requests.front().is_some_and(over) || self.requests.len() >= REQUESTS_MAX {
-            self.requests.pop_front();
-        }
-        self.requests.push_back(request);
-        turn.sealer.counters.bond_requests += 1;
-        let Request { path, packet_id, sent_us: at_us, .. } = request;
-        self.saw(Seen::Requested { path, packet_id, at_us }, turn.sealer.counters);
-    }
-
-    /// A frame was acknowledged. False if we did not ask for that. `over`: the path of the answer, if it is known.
-    pub(crate) fn acked(&mut self, now_us: u64, packet_id: u64, over: Option<Path>, counters: &mut Counters) -> bool {
-        let came_by = |request: &Request| {
-            let lane = self.lanes.iter().find(|lane| lane.id == request.path);
-            over.zip(lane)
-                .is_some_and(|(over, lane)| (over.socket, over.remote) == (lane.route.socket, lane.route.remote))
-        };
-        let ours = |request: &&mut Request| request.packet_id == packet_id && request.open;
-        let Some(request) = self.requests.iter_mut().filter(ours).find(|r| !r.copy || came_by(r)) else { return false };
-        request.open = false;
-        let Request { path, sent_us, striped, .. } = *request;
-        let at = self.lanes.iter().position(|lane| lane.id == path);
-        match (striped, &mut self.striper, at) {
-            (Some(name), Some(striper), Some(at)) => {
-                striper.acked(now_us * 1000, at, name);
-            }
-            (None, _, Some(at)) => {
-                if let Some(model) = &mut self.lanes[at].model {
-                    model.acked(now_us * 1000, packet_id);
-                }
-            }
-            _ => {}
-        }
-        if !self.recall.is_empty() {
-            self.recall.covered(path, sent_us);
-        }
-        counters.bond_acks += 1;
-        self.saw(Seen::Acked { path, packet_id, at_us: now_us }, counters);
-        true
-    }
-
-    fn saw(&mut self, seen: Seen, counters: &mut Counters) {
-        if self.seen.len() < SEEN_MAX {
-            self.seen.push(seen);
-        } else {
-            counters.seen_full += 1;
-        }
-    }
-
     /// Sees to it that this bond is looked after.
     pub(crate) fn enlist(&mut self, address: Address, bonds: &mut Bonds) {
         if !std::mem::replace(&mut self.news, true) {
@@ -452,105 +389,6 @@ impl Bonded {
         if !self.recall.is_empty() && !std::mem::replace(&mut self.keeping, true) {
             bonds.keeping.push(address);
         }
-    }
-
-    /// Lets go what is due. False if nothing waits any more.
-    pub(crate) fn poll<E: Egress>(&mut self, turn: &mut Turn<'_, '_, E>, keys: &Keys, suite: Suite) -> bool {
-        if self.ended || self.lanes.is_empty() {
-            self.let_go(turn, keys, suite);
-        }
-        self.again(turn);
-        while let Some(out) = self.striper.as_mut().and_then(|striper| striper.poll(turn.now_us * 1000)) {
-            match out {
-                Out::Drop(handle) => {
-                    turn.bonds.pool.free(handle);
-                    turn.sealer.counters.stripe_dropped += 1;
-                }
-                Out::Send { path, item, request } => self.release(turn, keys, suite, item, Some(path), request),
-            }
-        }
-        self.queued = !self.is_empty();
-        self.queued
-    }
-
-    /// A packet that waited leaves over a path of the plan, or without one.
-    fn release<E: Egress>(
-        &mut self,
-        turn: &mut Turn<'_, '_, E>,
-        keys: &Keys,
-        suite: Suite,
-        handle: Handle,
-        lane: Option<usize>,
-        request: Option<u64>,
-    ) {
-        // Taken out, so that the rest of the turn may be used.
-        let pool = std::mem::take(&mut turn.bonds.pool);
-        if let Some(waiting) = pool.get(handle) {
-            let pool::Waiting { network, ethertype, ref payload, marked } = *waiting;
-            let frame = Outgoing { to: turn.address, keys, suite, network, ethertype, headers: &[], payload, marked };
-            match lane.filter(|at| *at < self.lanes.len()) {
-                Some(at) => self.leave(turn, &frame, at, request.is_some(), request),
-                None => plain(turn, &frame, self.bonding.relay.filter(|_| !self.ended).unwrap_or(turn.route)),
-            }
-        }
-        turn.bonds.pool = pool;
-        turn.bonds.pool.free(handle);
-    }
-
-    /// What waits leaves at once, because there is nothing left to stripe over.
-    fn let_go<E: Egress>(&mut self, turn: &mut Turn<'_, '_, E>, keys: &Keys, suite: Suite) {
-        let Some(mut striper) = self.striper.take() else { return };
-        let lane = (!self.lanes.is_empty()).then_some(0);
-        for handle in striper.drain() {
-            self.release(turn, keys, suite, handle, lane, None);
-        }
-        if !self.ended {
-            self.striper = Some(striper);
-        }
-    }
-
-    /// Sends the next batch of what was lost with its path.
-    fn again<E: Egress>(&mut self, turn: &mut Turn<'_, '_, E>) {
-        let now_us = turn.now_us;
-        if self.again_us.is_none_or(|at| at > now_us) {
-            return;
-        }
-        let plan = &self.bonding.plan;
-        let best = (0..self.lanes.len()).filter(|at| !plan.lost.contains(&self.lanes[*at].id));
-        let Some(at) = best.min_by_key(|at| plan.paths[*at].delay_us) else {
-            // Nowhere to go: until there is, they grow old.
-            self.again_us = (!self.recall.is_empty()).then_some(now_us + 10 * AGAIN_GAP_US);
-            return;
-        };
-        let (id, route, rate) = (self.lanes[at].id, self.lanes[at].route, plan.paths[at].rate);
-        let batch = (rate * AGAIN_GAP_US as f64 / 1e6 / f64::from(route.mtu)) as usize;
-        for _ in 0..batch.max(AGAIN_PACKETS) {
-            let Some(kept) = self.recall.next_lost(now_us, id) else {
-                self.again_us = None;
-                return;
-            };
-            let mtu = kept.mtu.min(route.mtu);
-            if !fits(kept.packet, mtu) {
-                continue;
-            }
-            // Should it ask for acknowledgement, the answer would be none of the path that it took first.
-            let id = kept.packet.first_chunk().map(|id| u64::from_be_bytes(*id));
-            if let Some(request) = self.requests.iter_mut().find(|request| Some(request.packet_id) == id) {
-                request.open = false;
-            }
-            turn.sealer.send_again(kept.packet, route, mtu, turn.out);
-            turn.sealer.counters.recalled += 1;
-            let len = kept.packet.len();
-            self.lanes[at].count(len);
-            turn.note(route, len);
-        }
-        self.again_us = Some(now_us + AGAIN_GAP_US);
-    }
-
-    /// When [`Bonded::poll`] has something to do.
-    pub(crate) fn next_us(&self) -> Option<u64> {
-        let striped = self.striper.as_ref().and_then(Striper::next_ns).map(|ns| ns.div_ceil(1000));
-        [striped, self.again_us].into_iter().flatten().min()
     }
 
     /// Forgets packets that need not be sent again. False if none is kept, and no memory for them.
