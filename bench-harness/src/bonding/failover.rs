@@ -42,8 +42,8 @@ struct Run {
     tcp_sent_again: u64,
     /// Of these, what had arrived before: only the acknowledgement was lost or late.
     tcp_needless: u64,
-    /// Longest time in which nothing of the TCP flow arrived.
-    tcp_gap_ms: f64,
+    /// Longest time in which nothing of the TCP flow arrived; none: there was no such flow.
+    tcp_gap_ms: Option<f64>,
     /// Longest time without an arrival after the line was healed, and what was lost then.
     healed_gap_ms: f64,
     healed_lost: u64,
@@ -160,7 +160,7 @@ impl Raw {
             reordered: hit.reordered,
             tcp_sent_again: self.end.retransmitted_since(&self.from),
             tcp_needless: self.end.needless_since(&self.from),
-            tcp_gap_ms: longest(&seen.segments, self.from.at, self.until.at),
+            tcp_gap_ms: (!seen.segments.is_empty()).then(|| longest(&seen.segments, self.from.at, self.until.at)),
             healed_gap_ms: healed.gap_ms,
             healed_lost: healed.lost,
             again_ms: self.again_ms,
@@ -210,7 +210,7 @@ impl Outcome {
             of(&|run| run.reordered as f64),
             of(&|run| run.tcp_sent_again as f64),
             of(&|run| run.tcp_needless as f64),
-            of(&|run| run.tcp_gap_ms),
+            three(&self.sorted(|run| run.tcp_gap_ms)),
             of(&|run| run.healed_gap_ms),
             three(&again),
             if never > 0 { format!(", {never} not within {} s", AGAIN_LIMIT.as_secs()) } else { String::new() },
