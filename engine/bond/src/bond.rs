@@ -101,6 +101,7 @@ pub struct Bond {
     negotiates: bool,
     queue: ActiveBackup,
     estimated_us: u64,
+    mute: bool,
     /// The last paths that were given up for lost and then forgotten.
     buried: VecDeque<PathId>,
     /// How the last paths that failed and were then forgotten failed, by their keys: one that comes back with its link is as
@@ -132,6 +133,7 @@ impl Bond {
             negotiates: false,
             queue: ActiveBackup::default(),
             estimated_us: 0,
+            mute: false,
             buried: VecDeque::new(),
             failed: VecDeque::new(),
             params,
@@ -141,6 +143,11 @@ impl Bond {
     /// Whether paths are negotiated with the remote. Off unless asked for.
     pub fn negotiate(&mut self, on: bool) {
         self.negotiates = on;
+    }
+
+    /// Whether the remote leaves frames unanswered that ask for acknowledgement. The next tick puts it into the plan.
+    pub fn set_mute(&mut self, mute: bool) {
+        self.mute = mute;
     }
 
     /// What holds for it.
@@ -702,6 +709,7 @@ impl Bond {
             && lost == old.lost
             && recall_us == old.recall_us
             && sampled == old.sampled
+            && self.mute == old.mute
             && compat == old.compat
         {
             return;
@@ -738,6 +746,7 @@ impl Bond {
             lost,
             recall_us,
             sampled,
+            mute: self.mute,
             compat,
         });
     }

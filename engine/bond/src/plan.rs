@@ -74,6 +74,8 @@ pub struct Plan {
     pub recall_us: u64,
     /// The remote reports when packets came: IDs and times of those sent are wanted.
     pub sampled: bool,
+    /// The remote acknowledges no frames, so that none asks for it: it does not take us for a member of a network.
+    pub mute: bool,
     /// Under [`Mode::Compat`](crate::config::Mode::Compat): what the reference decides by.
     pub compat: Option<CompatRules>,
 }

@@ -306,6 +306,7 @@ impl Node {
         let reports_ms = (params.mode == Mode::Compat).then(|| 2 * u64::from(params.failover_interval));
         let mut bond = Bond::new(now, params, true, peer > self.address(), secret);
         bond.negotiate(negotiates);
+        bond.set_mute(true); // until it answers one
         let held = Held {
             bond,
             lines: Vec::new(),

@@ -395,6 +395,8 @@ pub const BOND_ASK_GAP_US: u64 = 5_000;
 pub const BOND_TRIAL_US: u64 = 5_000_000;
 /// So many frames without acknowledgement, while the path is answered otherwise: the remote gives none. ours.
 pub const BOND_UNANSWERED_MAX: u32 = 16;
+/// And for so long. us, ours.
+pub const BOND_UNANSWERED_US: u64 = 2_000_000;
 /// Acknowledgements of frames of the shards that are handed on, per peer; one per 2 ms for each of 16 paths. 1/s, ours.
 pub const BOND_ACKS_PER_S: u32 = 8_000;
 /// Endpoints at which a bonded peer may be met. ours.

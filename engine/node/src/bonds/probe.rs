@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use bond::config::Policy;
+use bond::config::{Mode, Policy};
 use bond::{Action, PathId};
 use wire::message::{ExtFrame, Frame, PathNegotiation};
 use wire::{Address, Mac, NetworkId, Now, Suite, Verb};
@@ -43,8 +43,9 @@ pub(super) struct Asking {
     /// The frame that is to find out.
     trial: Option<(u64, NetworkId)>,
     tried_us: Option<u64>,
-    /// Frames in a row that were not acknowledged although the path works otherwise.
+    /// Frames in a row that were not acknowledged, and since when.
     unanswered: u32,
+    unanswered_us: u64,
     /// Acknowledgements that are handed on to the shards.
     acks: Bucket,
 }
@@ -55,15 +56,20 @@ impl Asking {
         self.unanswered = 0;
     }
 
-    fn asked(&mut self) {
+    /// A frame left that asks for it.
+    pub(super) fn asked(&mut self, now_us: u64) {
+        if self.unanswered == 0 {
+            self.unanswered_us = now_us;
+        }
         self.unanswered = self.unanswered.saturating_add(1);
     }
 
     /// The path is answered by other means: whoever leaves so many frames unanswered then gives no answers to them, and a
     /// path is not judged by that.
     fn answered_otherwise(&mut self, now_us: u64) {
-        if self.unanswered >= BOND_UNANSWERED_MAX {
-            (self.network, self.tried_us, self.unanswered) = (None, Some(now_us), 0);
+        let long = now_us.saturating_sub(self.unanswered_us) >= BOND_UNANSWERED_US;
+        if self.unanswered >= BOND_UNANSWERED_MAX && long {
+            (self.network, self.tried_us, self.unanswered) = (None, None, 0);
         }
     }
 }
@@ -118,7 +124,7 @@ impl Node {
                 if let Some(packet_id) = self.send_asking(now, peer, path, network) {
                     self.bond_requested(now, peer, id, packet_id);
                     if let Some(held) = self.bonds.table.get_mut(&peer) {
-                        held.asking.asked();
+                        held.asking.asked(now.mono_us);
                     }
                 }
             }
@@ -185,7 +191,8 @@ impl Node {
         let Some(held) = self.bonds.table.get(&peer) else { return };
         let asking = &held.asking;
         let Some(path) = held.bond.plan().paths.first().and_then(|p| held.line(p.id)).map(|l| l.path) else { return };
-        if asking.network.is_some() || since(asking.tried_us, us) < BOND_TRIAL_US {
+        let compat = held.bond.params().mode == Mode::Compat;
+        if compat || asking.network.is_some() || since(asking.tried_us, us) < BOND_TRIAL_US {
             return;
         }
         // Another one each time.
@@ -266,7 +273,7 @@ impl Node {
         line.probed.data_us = Some(now.mono_us);
         let id = line.id;
         held.bond.requested(now, id, packet_id, false);
-        held.asking.asked();
+        held.asking.asked(now.mono_us);
         self.arm_bond(now, peer);
     }
 
@@ -310,6 +317,7 @@ impl Node {
     pub(crate) fn bond_answered(&mut self, now: Now, peer: Address, packet_id: u64) {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return };
         held.asking.answered_otherwise(now.mono_us);
+        held.bond.set_mute(held.asking.network.is_none());
         if held.bond.acknowledged(now, packet_id) {
             self.bond_decided(now, peer);
             self.arm_bond(now, peer);
@@ -323,6 +331,7 @@ impl Node {
             let trial = held.asking.trial.take_if(|(id, _)| *id == packet_id);
             held.asking.network = held.asking.network.or(trial.map(|(_, network)| network));
             held.asking.answered();
+            held.bond.set_mute(held.asking.network.is_none());
         }
         if !tested {
             self.bond_answered(now, peer, packet_id);

@@ -86,6 +86,7 @@ impl Node {
             match *seen {
                 Seen::Requested { path, packet_id, at_us } => {
                     held.bond.requested(moment(at_us), path, packet_id, false);
+                    held.asking.asked(now.mono_us);
                 }
                 Seen::Acked { path, packet_id, at_us } => {
                     held.bond.acked(moment(at_us), path, packet_id);
