@@ -93,6 +93,8 @@ pub(crate) struct Peer {
     pub(crate) push: Push,
     pub(crate) redirect: Option<Redirect>,
     pub(crate) slots: Vec<Slot>,
+    /// Where it says that it can be reached, for a bond that is not made yet, the latest last.
+    pub(crate) told: Vec<SocketAddr>,
     /// Endpoints of paths that expired, the latest last.
     former: Vec<SocketAddr>,
     /// The last news about its reachability said "direct".
@@ -130,6 +132,7 @@ impl Peer {
             push: Push::default(),
             redirect: None,
             slots: Vec::new(),
+            told: Vec::new(),
             former: Vec::new(),
             announced_direct: false,
             warmed: None,

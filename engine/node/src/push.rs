@@ -147,6 +147,7 @@ impl Node {
             let neighbour = arrival.direct() && wire::endpoint::scope(arrival.path.remote.ip()) != Scope::Global;
             if peer.stranger() && !neighbour && class(endpoint).0 != Scope::Global {
                 self.counters.push_stranger += 1;
+                self.bond_told(now, from, endpoint);
                 continue;
             }
             let known = !redirect && peer.slots.iter().any(known);

@@ -55,9 +55,20 @@ impl Search {
 }
 
 impl Node {
-    /// The peer says that it can be reached there.
+    /// The peer says that it can be reached there. Who has no bond yet may get one, and does not say it again soon.
     pub(crate) fn bond_told(&mut self, now: Now, peer: Address, remote: SocketAddr) {
-        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        let Some(held) = self.bonds.table.get_mut(&peer) else {
+            if self.settings.bonding.of(peer.to_u64()).is_some()
+                && let Some(known) = self.peers.get_mut(peer)
+                && !known.told.contains(&remote)
+            {
+                if known.told.len() >= BOND_REMOTES_MAX {
+                    known.told.remove(0);
+                }
+                known.told.push(remote);
+            }
+            return;
+        };
         if !held.search.remotes.contains(&remote) {
             held.search.learned(remote, now.mono_us);
             self.arm_bond(now, peer);
@@ -79,6 +90,10 @@ impl Node {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return };
         if held.search.next_us > now.mono_us {
             return;
+        }
+        let told = self.peers.get_mut(peer).map(|known| std::mem::take(&mut known.told));
+        for remote in told.into_iter().flatten() {
+            held.search.learned(remote, now.mono_us);
         }
         held.search.tried(now.mono_us);
         let remotes = held.search.remotes.clone();
