@@ -128,7 +128,7 @@ fn striped_segments_are_put_in_order_unless_the_operator_says_no() {
         let conf = parse(&format!("{{\"settings\": {text}}}")).expect("good");
         assert_eq!(conf.settings.no_resequence, off);
     }
-    assert!(complaint(r#"{"settings": {"resequence": 40}}"#).contains("settings.resequence"));
+    assert!(complaint(r#"{"settings": {"resequence": "maybe"}}"#).contains("settings.resequence"));
 }
 
 #[test]
