@@ -6,6 +6,7 @@ mod support;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::measure::{PingPlan, ping};
 use serde_json::{Value, json};
 use support::two_links::TwoLinks;
 
@@ -66,5 +67,47 @@ fn a_real_balance_bond_towards_a_gateway_without_one_stays_whole_for_half_an_hou
     assert_eq!(world.counter("qos_refused") + world.counter("qos_full"), 0);
     world.real.command(json!({"cmd": "status"})).expect("status");
     let bad = |e: &&Value| matches!(e["kind"].as_str(), Some("packet-invalid"));
+    assert_eq!(world.real.events.iter().find(bad), None);
+}
+
+/// The type of the messages by which two of us agree.
+const OURS: u64 = 0x0e56_98a0_bef4_9426;
+
+/// What the core hands to its application, and we sent.
+fn told(world: &mut TwoLinks) -> Option<String> {
+    world.real.command(json!({"cmd": "status"})).expect("status");
+    let ours = |e: &&Value| e["event"] == "user-message" && e["type"] == OURS;
+    world.real.events.iter().rev().find(ours).and_then(|e| e["data"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn a_real_core_that_is_asked_to_agree_goes_on_and_delivers_frames_with_order_marks() {
+    let mut world = TwoLinks::new("bpm", &json!({"defaultBondingPolicy": "balance-rr"}), None, &[]);
+    let end = Instant::now() + support::SOON;
+    let offer = loop {
+        world.traffic();
+        if let Some(offer) = told(&mut world) {
+            break offer;
+        }
+        assert!(Instant::now() < end, "no offer: {:?}", world.hawser.status());
+    };
+    assert_eq!((offer.len(), &offer[..8]), (24, "01010007"), "{offer}");
+    // The core is made to say what a Hawser would say, so frames to it are marked.
+    let (peer, answer) = (world.hawser.address().expect("address"), format!("01020007{}00002000", &offer[8..]));
+    world.real.command(json!({"cmd": "user-message", "to": peer, "type": OURS, "data": answer})).expect("message");
+    let marked = |world: &TwoLinks| {
+        let status = world.hawser.status().expect("status");
+        status["counters"]["shards"]["marks_out"].as_u64().unwrap_or(0)
+    };
+    let to = world.real_ip.parse().expect("address");
+    let end = Instant::now() + support::SOON;
+    while marked(&world) < 200 {
+        let plan = PingPlan { count: 100, interval: Duration::from_millis(5), ..PingPlan::default() };
+        let pings = world.gateway.inside(|| ping(to, plan)).expect("pings");
+        assert_eq!(pings.answered, pings.sent, "{} marked so far", marked(&world));
+        assert!(Instant::now() < end, "{:?}", world.hawser.status());
+    }
+    world.real.command(json!({"cmd": "status"})).expect("status");
+    let bad = |e: &&Value| e["kind"] == "packet-invalid";
     assert_eq!(world.real.events.iter().find(bad), None);
 }
