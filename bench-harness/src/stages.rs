@@ -216,7 +216,13 @@ impl Walks {
         let mut alice = shard(ALICE, BOB);
         let mut sink = Sink::default();
         self.outbound.push(timed(SEGMENTS, || {
-            alice.outbound_offloaded(NETWORK, Ok(offload), black_box(&mut super_frame.clone()), &mut sink);
+            alice.outbound_offloaded(
+                Now::at_ms(1),
+                NETWORK,
+                Ok(offload),
+                black_box(&mut super_frame.clone()),
+                &mut sink,
+            );
         }));
         // the copy above stands for nothing in the walk
         let copy = timed(SEGMENTS, || drop(black_box(super_frame.clone())));
@@ -232,7 +238,7 @@ impl Walks {
 
         let mut kept = Keep::default();
         for _ in 0..BATCHES {
-            alice.outbound_offloaded(NETWORK, Ok(offload), &mut super_frame.clone(), &mut kept);
+            alice.outbound_offloaded(Now::at_ms(1), NETWORK, Ok(offload), &mut super_frame.clone(), &mut kept);
         }
         if kept.0.len() != BATCHES * SEGMENTS || kept.0.iter().any(|packet| packet.len() != PACKET) {
             return Err(odd());
@@ -303,11 +309,11 @@ impl Walks {
 
         let mut report = shard::Report::default();
         let with_frame = timed(1, || {
-            alice.outbound(NETWORK, &frames[0], &mut sink);
+            alice.outbound(Now::at_ms(1), NETWORK, &frames[0], &mut sink);
             report.clear();
             alice.tick(Now::at_ms(1), &mut report);
         });
-        let frame_alone = timed(1, || alice.outbound(NETWORK, &frames[0], &mut sink));
+        let frame_alone = timed(1, || alice.outbound(Now::at_ms(1), NETWORK, &frames[0], &mut sink));
         self.tick.push((with_frame - frame_alone).max(0.0));
         Ok(())
     }
@@ -465,7 +471,7 @@ mod tests {
     fn the_super_frame_becomes_packets_of_the_stated_length_and_is_joined_again() {
         let (offload, bytes) = super_frame();
         let (mut kept, mut sink) = (Keep::default(), Sink::default());
-        shard(ALICE, BOB).outbound_offloaded(NETWORK, Ok(offload), &mut bytes.clone(), &mut kept);
+        shard(ALICE, BOB).outbound_offloaded(Now::at_ms(1), NETWORK, Ok(offload), &mut bytes.clone(), &mut kept);
         assert!(kept.0.len() == SEGMENTS && kept.0.iter().all(|packet| packet.len() == PACKET));
         let mut bob = shard(BOB, ALICE);
         for packet in &mut kept.0 {
