@@ -249,10 +249,11 @@ fn a_flow_that_is_striped_over_the_sockets_of_two_shards_meets_in_one() {
         let shards = plane.counters().shards;
         let given: Vec<u64> = shards.iter().map(|one| one.shard.strays_given).collect();
         let closed: Vec<u64> = shards.iter().map(|one| one.reordering.closed).collect();
-        if closed.iter().sum::<u64>() > 20 {
+        let taken: u64 = shards.iter().map(|one| one.shard.strays_taken).sum();
+        // each shard publishes in its own time
+        if closed.iter().sum::<u64>() > 20 && given.iter().sum::<u64>() > 80 && taken > 80 {
             let home = usize::from(closed[1] > 0);
-            assert!(closed[1 - home] == 0 && given[home] == 0 && given[1 - home] > 80, "{shards:?}");
-            assert!(shards[home].shard.strays_taken > 80);
+            assert!(closed[1 - home] == 0 && given[home] == 0, "{shards:?}");
             break;
         }
         assert!(Instant::now() < deadline, "{shards:?}");
