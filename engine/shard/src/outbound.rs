@@ -159,20 +159,30 @@ impl Sending<'_> {
     #[inline]
     fn frame(&mut self, headers: &[u8], payload: &[u8], out: &mut impl Egress) {
         let Way { to, ethertype, route, .. } = self.way;
-        let Peer { keys, suite, bond, ledger, .. } = &mut *self.way.peer;
-        let frame =
-            Outgoing { to, keys, suite: *suite, network: self.network, ethertype, headers, payload, marked: false };
-        if let Some(bond) = bond {
-            let (now_us, sealer, bonds) = (self.now.mono_us, &mut self.sealer, &mut *self.way.bonds);
-            let ledger = (ledger, &mut *self.way.active);
-            let mut turn = bonded::Turn { now_us, address: to, route, sealer, bonds, ledger, out };
-            return bond.frame(&mut turn, &frame, &mut self.flow);
+        let Peer { keys, suite, bond, .. } = &*self.way.peer;
+        if bond.is_some() {
+            return self.bonded(headers, payload, out);
         }
+        let (network, suite) = (self.network, *suite);
+        let frame = Outgoing { to, keys, suite, network, ethertype, headers, payload, marked: false };
         let len = self.sealer.send(&frame, false, route, out, |_| {});
         if len > 0 {
             self.packets += 1;
             self.bytes += len;
         }
+    }
+
+    /// The same to a peer that we bond with.
+    #[inline(never)]
+    fn bonded(&mut self, headers: &[u8], payload: &[u8], out: &mut impl Egress) {
+        let Way { to, ethertype, route, .. } = self.way;
+        let Peer { keys, suite, bond: Some(bond), ledger, .. } = &mut *self.way.peer else { return };
+        let (network, suite) = (self.network, *suite);
+        let frame = Outgoing { to, keys, suite, network, ethertype, headers, payload, marked: false };
+        let (now_us, sealer, bonds) = (self.now.mono_us, &mut self.sealer, &mut *self.way.bonds);
+        let ledger = (ledger, &mut *self.way.active);
+        let mut turn = bonded::Turn { now_us, address: to, route, sealer, bonds, ledger, out };
+        bond.frame(&mut turn, &frame, &mut self.flow);
     }
 
     /// What the rules say to a frame of ours with this payload.

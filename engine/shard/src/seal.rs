@@ -45,7 +45,7 @@ impl Outgoing<'_> {
 
     /// What stands before the payload. `acked`: an EXT_FRAME that asks for acknowledgement; receivers treat it alike.
     // spec: bonding, "Probing, liveness, loss"
-    #[inline]
+    #[inline(always)] // without bonds it is one FRAME header, made in place
     fn prefix<'p>(&self, id: u64, own: Address, acked: bool, room: &'p mut [u8; PREFIX_MAX]) -> &'p mut [u8] {
         let extended = acked || self.marked;
         let verb = if extended { Verb::ExtFrame } else { Verb::Frame };
@@ -68,6 +68,7 @@ impl Outgoing<'_> {
         &mut room[..len]
     }
 
+    #[inline(always)]
     fn seal(&self, prefix: &[u8], buffer: &mut [u8]) {
         buffer[..prefix.len()].copy_from_slice(prefix);
         self.keys.seal_copy(buffer, prefix.len(), self.payload, self.suite);
@@ -86,7 +87,7 @@ pub(crate) struct Sealer<'a> {
 impl Sealer<'_> {
     /// Sends a frame over one route. `sealed` is shown the packet as it leaves, if there is a buffer for it. Returns its
     /// length; 0 if no receiver would take it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send(
         &mut self,
         frame: &Outgoing<'_>,

@@ -185,6 +185,12 @@ pub(crate) struct Way<'t> {
 }
 
 impl Peer {
+    /// A route of the bond, for a peer that has none of its own.
+    #[cold]
+    fn bond_route(&self) -> Option<Route> {
+        self.bond.as_ref()?.any_route()
+    }
+
     /// The fewest bytes that a datagram to it may have.
     pub(crate) fn mtu(&self) -> Option<u16> {
         self.bond.as_ref().and_then(|bond| bond.mtu()).or(Some(self.route?.mtu))
@@ -329,6 +335,7 @@ impl Tables {
 
     /// The way of a frame with this Ethernet header from our TAP, if a shard may send it: unicast from ourselves to an
     /// allowed member with a route. Multicast, bridged frames and frames to ourselves are not of that kind.
+    #[inline(always)] // what it finds is large, and used at once
     pub(crate) fn way(&mut self, id: NetworkId, ethernet: &[u8; ETHERNET_HEADER_LEN]) -> Option<Way<'_>> {
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, e0, e1] = *ethernet;
         let ethertype = u16::from_be_bytes([e0, e1]);
@@ -343,9 +350,9 @@ impl Tables {
         if !matches!(peer.suite, Suite::Salsa2012Poly1305 | Suite::AesGmacSiv) {
             return None;
         }
-        let route = match (peer.route, &peer.bond) {
-            (Some(route), _) => route,
-            (None, bond) => bond.as_ref()?.any_route()?,
+        let route = match peer.route {
+            Some(route) => route,
+            None => peer.bond_route()?,
         };
         let (active, bonds) = (&mut self.active, &mut self.bonds);
         Some(Way { to, ethertype, mtu: network.mtu.into(), rules, peer, route, active, bonds })
