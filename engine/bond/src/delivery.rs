@@ -159,7 +159,7 @@ mod tests {
                 self.us += 1000;
                 for _ in 0..per_ms {
                     self.sent += 1;
-                    if self.nth == 0 || self.sent % self.nth != 0 {
+                    if self.nth == 0 || !self.sent.is_multiple_of(self.nth) {
                         self.came += 1;
                         self.arrivals.push_back((self.us + DELAY_US, self.came));
                     }

@@ -122,7 +122,7 @@ fn putting_segments_in_order_allocates_nothing_once_there_is_room() {
         let mut out = 0;
         // runs of 64; the second run of each pair comes first
         for n in 0..20_000u32 {
-            let (run, place) = (next / 64 ^ 1, next % 64);
+            let (run, place) = ((next / 64) ^ 1, next % 64);
             let now = 1_000_000 + u64::from(next) * 100;
             next += 1;
             source.heard(now, run % 2);

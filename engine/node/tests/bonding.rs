@@ -675,9 +675,9 @@ fn whatever_is_cut_and_healed_there_is_a_path_while_one_answers() {
                 assert!(!works || !bond.plan().paths.is_empty(), "seed {seed} {policy}: {:#?}", why(&lab));
             }
         }
-        for link in 0..2 {
+        for (link, address) in A.into_iter().enumerate().take(2) {
             heal(&mut lab, link);
-            if !lab.world.host(host).sockets.values().any(|s| s.ip() == ip(A[link])) {
+            if !lab.world.host(host).sockets.values().any(|s| s.ip() == ip(address)) {
                 plug(&mut lab, link);
             }
         }
@@ -693,7 +693,8 @@ fn trickle(lab: &mut Lab, ms: u64) {
     lab.world.run_ms(ms);
     lab.leaves.clone().into_iter().for_each(|leaf| {
         let host = lab.world.host_mut(leaf);
-        (host.delivered.clear(), host.plan.clear());
+        host.delivered.clear();
+        host.plan.clear();
     });
 }
 

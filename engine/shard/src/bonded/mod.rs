@@ -319,7 +319,8 @@ impl Bonded {
         let taken = |lane: &&mut Lane| only.is_none_or(|only| lane.id == only);
         let mut wanted = false;
         for lane in self.lanes.iter_mut().filter(taken).filter(|_| self.bonding.plan.compat.is_none()) {
-            wanted |= !self.bonding.plan.mute && lane.wants_request(turn.now_us, fits_acked(frame.len(), lane.route.mtu));
+            wanted |=
+                !self.bonding.plan.mute && lane.wants_request(turn.now_us, fits_acked(frame.len(), lane.route.mtu));
         }
         let relay = self.bonding.relay.filter(|_| self.bonding.plan.relay);
         let taken = |lane: &&Lane| only.is_none_or(|only| lane.id == only);

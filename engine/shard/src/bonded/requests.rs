@@ -2,7 +2,7 @@
 
 use bond::{PathId, Seen};
 
-use super::{Bonded, REQUESTS_MAX, REQUEST_LIFE_US, SEEN_MAX, Turn};
+use super::{Bonded, REQUEST_LIFE_US, REQUESTS_MAX, SEEN_MAX, Turn};
 use crate::{Counters, Path};
 
 /// A frame that asks for acknowledgement and has none.
