@@ -571,7 +571,9 @@ impl Bond {
         let mut relay = false;
         if usable.is_empty() && self.params.mode == Mode::Better {
             let suspects = self.paths.iter().filter(|p| p.tx.state() == TxState::Suspect);
-            if let Some(best) = suspects.min_by_key(|p| self.rank(p)).map(|p| p.id) {
+            // Who worked last: what took over for another has much to carry at once, and may be late for that.
+            let latest = |p: &&BondPath| (p.tx.since(), std::cmp::Reverse(self.rank(p)));
+            if let Some(best) = suspects.max_by_key(latest).map(|p| p.id) {
                 if self.suspect_us.is_none() {
                     self.suspect_us = Some(us);
                     self.note(now, Reason::AllSuspect);

@@ -488,3 +488,22 @@ fn compat_mode_fails_over_as_the_specification_says() {
     }
     assert_eq!(moved, Some(25_000_000));
 }
+
+#[test]
+fn who_took_over_and_is_late_for_all_that_it_must_carry_keeps_the_data() {
+    let mut w = World::new(params(Policy::ActiveBackup), &[("a", 20_000), ("b", 22_000)]);
+    w.run(3000);
+    w.cut(0, false);
+    while w.bond.plan().paths[0].id != w.lines[1].id {
+        w.step(true);
+    }
+    // What is sent again fills its queue for a while.
+    w.lines[1].rtt_us = 60_000;
+    let (second, before) = (w.lines[1].id, w.lines[0].sent);
+    for _ in 0..60 {
+        w.step(true);
+        assert_eq!(w.bond.plan().paths[0].id, second);
+    }
+    assert_eq!(w.lines[0].sent, before);
+    assert!(w.bond.decisions().any(|d| d.reason == Reason::AllSuspect), "it was late");
+}
