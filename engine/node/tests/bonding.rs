@@ -724,6 +724,6 @@ fn frames_ask_for_acknowledgement_only_once_the_peer_gave_one() {
     lab.world.with(lab.leaves[0], |node, now| node.set_settings(now, settings(&standard("balance-xor"))));
     lab.join_all(10_000);
     assert!(lab.first_ping(0, 1, 56, 5000).is_some());
-    lab.world.run_ms(1000);
+    lab.world.run_ms(2000);
     assert_eq!(tells_the_shards_to_ask(&lab), [false, true]);
 }
