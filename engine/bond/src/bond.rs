@@ -277,7 +277,7 @@ impl Bond {
             self.counters.stale += 1;
             return;
         };
-        if is_lost(&path) {
+        if is_lost(&path) || self.is_planned(id) {
             if self.buried.len() == BURIED_MAX {
                 self.buried.pop_front();
             }
@@ -696,7 +696,9 @@ impl Bond {
         lost.extend(&self.buried);
         // In steps of two, so that not every round trip is news.
         let rto = self.paths.iter().filter(|p| p.tx.state() == TxState::Good).map(|p| p.tx.rto()).max();
-        let recalls = self.params.mode == Mode::Better && policy != Policy::None && self.paths.iter().count() > 1;
+        // Also over the only path that is left, for what went with another's link.
+        let several = self.paths.iter().count() > 1 || !lost.is_empty();
+        let recalls = self.params.mode == Mode::Better && policy != Policy::None && several;
         let recall_us = rto.filter(|_| recalls).map_or(0, u64::next_power_of_two);
         let recent = |at: u64| us.saturating_sub(at) < QOS_AGE_MS * 1000;
         let sampled = self.params.mode == Mode::Compat || self.paths.iter().any(|p| p.reported_us.is_some_and(recent));

@@ -507,3 +507,13 @@ fn who_took_over_and_is_late_for_all_that_it_must_carry_keeps_the_data() {
     assert_eq!(w.lines[0].sent, before);
     assert!(w.bond.decisions().any(|d| d.reason == Reason::AllSuspect), "it was late");
 }
+
+#[test]
+fn what_went_with_a_link_is_sent_again_over_the_only_path_that_is_left() {
+    let mut w = World::new(params(Policy::ActiveBackup), &[("a", 20_000), ("b", 20_000)]);
+    w.run(3000);
+    let gone = w.bond.plan().paths[0].id;
+    w.bond.forget(at(w.us), gone);
+    let plan = w.bond.plan();
+    assert!(plan.lost.contains(&gone) && plan.paths.len() == 1 && plan.recall_us > 0, "{plan:?}");
+}
