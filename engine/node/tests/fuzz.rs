@@ -42,6 +42,8 @@ fn within_bounds(g: &Gauges) {
         (g.lane_peers, LANE_PEERS_MAX),
         (g.bonded_peers, QOS_PEERS_MAX),
         (g.reported_paths, QOS_PATHS_MAX),
+        (g.pacts, PACTS_MAX),
+        (g.receipt_paths, PACT_PATHS_MAX),
         (g.bonds, BONDS_MAX),
         (g.bond_paths, BONDS_MAX * SLOTS_MAX),
     ];
