@@ -18,6 +18,7 @@ pub mod dictionary;
 pub mod endpoint;
 pub mod flow;
 pub mod fragment;
+pub mod icmp;
 pub mod identity;
 pub mod keys;
 pub mod message;
