@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use wire::Now;
+use wire::icmp::Cause;
 use wire::message::ReceiveReport;
 
 use crate::compat;
@@ -17,7 +18,7 @@ use crate::delivery::Delivery;
 use crate::explain::{Decision, DecisionLog, Reason, Why};
 use crate::limits::*;
 use crate::negotiation::{Negotiation, Step};
-use crate::path::{BondPath, Heard, NewPath, PathId, Paths};
+use crate::path::{BondPath, Heard, Hinted, NewPath, PathId, Paths};
 use crate::plan::{CompatRules, Plan, PlanPath, Relief};
 use crate::qos::Window;
 use crate::tx::{Event, Tx, TxState};
@@ -42,6 +43,17 @@ pub enum Action {
     Probe(PathId),
     /// A PATH_NEGOTIATION_REQUEST on this path.
     Negotiate(PathId, i16),
+}
+
+/// What follows from an ICMP error, which anyone can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// It quotes a request of ours that is not answered yet: the path is suspect.
+    Suspect,
+    /// It may be so: the path is to be asked now.
+    Ask,
+    /// Nothing: it says what is known, or was said too often.
+    Nothing,
 }
 
 /// What shards and node saw of one path since the last tick.
@@ -253,6 +265,7 @@ impl Bond {
             inbound: 0,
             outbound: 0,
             heard: Heard::new(now.mono_us, alone),
+            hinted: Hinted::default(),
             quality: Quality::default(),
             avoid: false,
             link,
@@ -305,6 +318,29 @@ impl Bond {
             self.note(now, Reason::LinkLost(id));
             self.decide(now);
         }
+    }
+
+    /// An ICMP error says that a datagram which left by this path was not delivered; `packet_id`: of that datagram, if it is
+    /// quoted. Never more than a hint: who sees nothing of ours cannot name a request, and who does is believed seldom.
+    pub fn unreachable(&mut self, now: Now, id: PathId, packet_id: Option<u64>, cause: Cause) -> Hint {
+        let us = now.mono_us;
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return Hint::Nothing;
+        };
+        // The reference hears no errors.
+        if self.params.mode == Mode::Compat || path.tx.state() != TxState::Good {
+            return Hint::Nothing;
+        }
+        if packet_id.is_some_and(|named| path.tx.awaits(named))
+            && Hinted::pass(&mut path.hinted.suspect_us, us, HINT_AGAIN_US)
+        {
+            path.tx.doubt(us);
+            self.note(now, Reason::Unreachable { path: id, cause });
+            self.decide(now);
+            return Hint::Suspect;
+        }
+        if Hinted::pass(&mut path.hinted.asked_us, us, HINT_GAP_US) { Hint::Ask } else { Hint::Nothing }
     }
 
     /// An authenticated packet came in, no repeat.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use wire::Now;
+use wire::icmp::Cause;
 
 use crate::limits::DECISIONS_MAX;
 use crate::path::PathId;
@@ -44,6 +45,13 @@ pub enum Reason {
     },
     /// The kernel says that its link is gone.
     LinkLost(PathId),
+    /// An ICMP error names a request of ours.
+    Unreachable {
+        /// Over which path it left.
+        path: PathId,
+        /// What the error says.
+        cause: Cause,
+    },
     /// It came back.
     Up {
         /// Which.
@@ -139,6 +147,7 @@ impl Reason {
             Reason::Cleared(_) => "cleared",
             Reason::Down { .. } => "down",
             Reason::LinkLost(_) => "link-lost",
+            Reason::Unreachable { .. } => "unreachable",
             Reason::Up { .. } => "up",
             Reason::Held { .. } => "held",
             Reason::Active { .. } => "active",
@@ -158,6 +167,7 @@ impl Reason {
             Reason::Learned(p) | Reason::Forgotten(p) | Reason::Cleared(p) => Some(p),
             Reason::LinkLost(p) | Reason::Yielded(p) => Some(p),
             Reason::Answers { path, .. } | Reason::Suspect { path, .. } | Reason::Down { path, .. } => Some(path),
+            Reason::Unreachable { path, .. } => Some(path),
             Reason::Up { path, .. } | Reason::Held { path, .. } | Reason::Weights { path, .. } => Some(path),
             Reason::Active { to, .. } => to,
             Reason::Relief { to, .. } => Some(to),
@@ -181,6 +191,9 @@ impl Reason {
                 format!("path {}: down, {probes} probes unanswered in {:.1} ms", name(path), ms(after_us))
             }
             Reason::LinkLost(p) => format!("path {}: down, its link is gone", name(p)),
+            Reason::Unreachable { path, cause } => {
+                format!("path {}: suspect, an ICMP error says: {cause}", name(path))
+            }
             Reason::Up { path, after_us } => format!("path {}: up after {:.1} s", name(path), ms(after_us) / 1000.0),
             Reason::Held { path, penalty } => {
                 format!("path {}: held back, it fails too often ({penalty})", name(path))
@@ -258,6 +271,9 @@ mod tests {
         let named =
             Reason::Suspect { path: path(1), age_us: 61_000, rto_us: 50_040 }.tell(|p| format!("eth{}", p.slot));
         assert_eq!(named, "path eth1: suspect, no answer for 61.0 ms (limit 50.0 ms)");
+        let said = Reason::Unreachable { path: path(1), cause: Cause::Host };
+        assert_eq!(said.to_string(), "path 1.7: suspect, an ICMP error says: host unreachable");
+        assert_eq!((said.kind(), said.path()), ("unreachable", Some(path(1))));
         assert_eq!((Reason::Relay.kind(), Reason::Relay.path()), ("relay", None));
     }
 }

@@ -61,7 +61,7 @@ pub mod tx;
 
 mod bond;
 
-pub use bond::{Action, Bond, Counters, Observed, Refused};
+pub use bond::{Action, Bond, Counters, Hint, Observed, Refused};
 pub use explain::{Decision, Reason, Why};
 pub use path::{NewPath, PathId};
 pub use plan::{Plan, PlanPath};

@@ -113,6 +113,11 @@ pub const HELD_US: u64 = 10_000_000;
 /// All paths suspect for this long: relay beside. us, spec.
 pub const RELAY_AFTER_US: u64 = 2_000_000;
 
+/// ICMP errors make one path suspect this often at most: one that is forged costs one round trip in as long. us, ours.
+pub const HINT_AGAIN_US: u64 = 10_000_000;
+/// And have it asked this often at most, which is as often as every remote answers an ECHO. us, ours.
+pub const HINT_GAP_US: u64 = 200_000;
+
 /// Shortest and longest time between two looks at the paths in `compat` mode. ms, spec.
 pub const TICK_MIN_MS: u64 = 60;
 /// See [`TICK_MIN_MS`].

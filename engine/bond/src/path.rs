@@ -76,10 +76,32 @@ pub struct BondPath {
     pub outbound: u64,
     /// What `compat` mode judges by.
     pub heard: Heard,
+    /// What ICMP errors brought about.
+    pub hinted: Hinted,
     /// Its last estimate, in `compat` mode.
     pub quality: Quality,
     /// Beyond a limit, in `compat` mode.
     pub avoid: bool,
+}
+
+/// When ICMP errors last had an effect, us.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hinted {
+    /// The path became suspect.
+    pub suspect_us: Option<u64>,
+    /// It was asked.
+    pub asked_us: Option<u64>,
+}
+
+impl Hinted {
+    /// Whether that may be again now, which is noted.
+    pub fn pass(last: &mut Option<u64>, now: u64, gap: u64) -> bool {
+        let may = last.is_none_or(|at| now.saturating_sub(at) >= gap);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
 }
 
 /// What came in, and what `compat` mode makes of it. Times are us.

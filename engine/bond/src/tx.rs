@@ -280,6 +280,13 @@ impl Tx {
         }
     }
 
+    /// Something is said against a good path: the next answer tells.
+    pub fn doubt(&mut self, now: u64) {
+        if self.state == TxState::Good {
+            self.enter(TxState::Suspect, now);
+        }
+    }
+
     /// The kernel says that nothing can leave. False if that is known already.
     pub fn link_lost(&mut self, now: u64) -> bool {
         let news = self.state != TxState::Down;

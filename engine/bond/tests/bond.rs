@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bond::config::{Family, IpPreference, LinkConfig, LinkMode, Mode, Params, Policy, SelectMethod};
 use bond::tx::TxState;
-use bond::{Action, Bond, Choice, NewPath, Observed, PathId, Reason, Refused, Selector, Why};
+use bond::{Action, Bond, Choice, Hint, NewPath, Observed, PathId, Reason, Refused, Selector, Why};
 use wire::Now;
+use wire::icmp::Cause;
 
 struct Line {
     id: PathId,
@@ -516,4 +517,72 @@ fn what_went_with_a_link_is_sent_again_over_the_only_path_that_is_left() {
     w.bond.forget(at(w.us), gone);
     let plan = w.bond.plan();
     assert!(plan.lost.contains(&gone) && plan.paths.len() == 1 && plan.recall_us > 0, "{plan:?}");
+}
+
+#[test]
+fn an_icmp_error_that_names_a_request_moves_the_data_at_once_and_an_answer_clears_the_path() {
+    let mut w = World::new(params(Policy::ActiveBackup), &[("a", 20_000), ("b", 22_000)]);
+    w.run(3000);
+    let (first, cut) = (w.active(), w.us);
+    w.lines[first].out = false;
+    w.request(first, true);
+    let id = w.lines[first].id;
+    assert_eq!(w.bond.unreachable(at(w.us), id, Some(w.packets), Cause::Host), Hint::Suspect);
+    assert_ne!(w.active(), first, "in the same instant");
+    assert!(w.bond.plan().lost.contains(&id) && w.bond.plan().recall_us > 0, "what was under way is sent again");
+    assert!(w.bond.decisions().any(|d| d.reason == Reason::Unreachable { path: id, cause: Cause::Host }));
+    w.heal(first);
+    w.run(100);
+    assert!(w.longest_gap(cut) <= 2, "{}", w.longest_gap(cut));
+    assert_eq!(w.bond.paths().get(id).expect("kept").tx.state(), TxState::Good);
+    assert!(w.bond.decisions().any(|d| d.reason == Reason::Cleared(id)));
+}
+
+#[test]
+fn a_flood_of_forged_icmp_errors_takes_nothing_from_a_path_that_works() {
+    let mut w = World::new(params(Policy::ActiveBackup), &[("a", 20_000), ("b", 22_000)]);
+    w.run(3000);
+    let (first, from, decisions) = (w.active(), w.us, w.bond.decisions_total());
+    let mut asks = 0;
+    for n in 0..10_000 {
+        for i in 0..2 {
+            let named = (n % 3 > 0).then_some(n << 32);
+            let hint = w.bond.unreachable(at(w.us), w.lines[i].id, named, Cause::Port);
+            assert_ne!(hint, Hint::Suspect);
+            if hint == Hint::Ask {
+                asks += 1;
+                w.request(i, true);
+            }
+        }
+        w.step(true);
+    }
+    assert_eq!((w.active(), w.longest_gap(from), w.bond.decisions_total()), (first, 1, decisions));
+    assert_eq!(asks, 2 * 50, "five a second and path");
+}
+
+#[test]
+fn who_reads_our_packets_and_forges_errors_about_them_costs_a_path_one_round_trip_in_ten_seconds() {
+    let mut w = World::new(params(Policy::ActiveBackup), &[("a", 20_000), ("b", 22_000)]);
+    w.run(3000);
+    let (from, mut suspects, mut away) = (w.us, 0, 0);
+    for _ in 0..30_000 {
+        w.step(true);
+        for i in 0..2 {
+            w.request(i, true);
+            let id = w.lines[i].id;
+            let hint = w.bond.unreachable(at(w.us), id, Some(w.packets), Cause::Host);
+            suspects += u32::from(hint == Hint::Suspect);
+            away += u32::from(w.bond.paths().get(id).expect("kept").tx.state() != TxState::Good);
+        }
+    }
+    assert!((2..=2 * 3).contains(&suspects) && away <= suspects * 40, "{suspects} times, {away} ms in all");
+    assert!(w.longest_gap(from) <= 2 && w.relayed == 0, "{}", w.longest_gap(from));
+}
+
+#[test]
+fn an_icmp_error_is_nothing_to_a_bond_that_decides_as_the_reference() {
+    let mut w = World::new(Params::standard(Policy::BalanceXor, Mode::Compat), &[("a", 20_000), ("b", 20_000)]);
+    w.run(3000);
+    w.request(0, true);
+    assert_eq!(w.bond.unreachable(at(w.us), w.lines[0].id, Some(w.packets), Cause::Host), Hint::Nothing);
 }

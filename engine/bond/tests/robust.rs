@@ -16,6 +16,7 @@ enum Op {
     Learn(u8, u8),
     Forget(u8),
     LinkLost(u8),
+    Unreachable(u8, Option<u64>),
     Heard(u8),
     Ack(u8, u64),
     Flood(u8, u16),
@@ -33,6 +34,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         (any::<u8>(), any::<u8>()).prop_map(|(l, k)| Op::Learn(l % 5, k)),
         any::<u8>().prop_map(Op::Forget),
         any::<u8>().prop_map(Op::LinkLost),
+        (any::<u8>(), prop::option::of(0_u64..8)).prop_map(|(p, id)| Op::Unreachable(p, id)),
         any::<u8>().prop_map(Op::Heard),
         (any::<u8>(), any::<u64>()).prop_map(|(p, id)| Op::Ack(p, id)),
         (any::<u8>(), 0u16..500).prop_map(|(p, n)| Op::Flood(p, n)),
@@ -87,6 +89,11 @@ proptest! {
                 }
                 Op::Forget(p) => bond.forget(at(us), id(p)),
                 Op::LinkLost(p) => bond.link_lost(at(us), id(p)),
+                Op::Unreachable(p, named) => {
+                    // One of the last probes, or none of ours.
+                    let named = named.map(|back| packet.wrapping_sub(back));
+                    bond.unreachable(at(us), id(p), named, wire::icmp::Cause::Host);
+                }
                 Op::Heard(p) => bond.heard(at(us), id(p)),
                 Op::Ack(p, id_of) => bond.acked(at(us), id(p), id_of),
                 Op::Flood(p, n) => {
@@ -153,6 +160,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::LinkLost(_) => bond.link_lost(at(us), id),
+                Op::Unreachable(_, _) => _ = bond.unreachable(at(us), id, Some(1 << 40), wire::icmp::Cause::Port),
                 Op::Ack(_, n) => bond.acked(at(us), id, n),
                 Op::Flood(_, n) => (0..n).for_each(|n| bond.requested(at(us), id, (1 << 40) + u64::from(n), true)),
                 Op::Observe(_, r, l) => bond.observe(id, Observed { rate: Some(r), load: l, ..Observed::default() }),
