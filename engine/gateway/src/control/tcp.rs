@@ -9,7 +9,8 @@ use tracing::{info, trace, warn};
 use wire::Now;
 use wire::endpoint::to_text;
 
-use super::{Control, shard_socket};
+use super::Control;
+use super::translate::shard_socket;
 use crate::local_conf::LocalConf;
 use crate::tcp_relay::{Due, Event, Fallback, SILENCE_MS, Settings, is_tunnel};
 
