@@ -3,23 +3,23 @@
 
 pub mod bond;
 mod bond_flags;
+mod controller;
+mod up;
 
-use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Map, Value, json};
-use wire::endpoint::Prefix;
 use wire::{Address, NetworkId};
 
 use crate::api::parse_moon_id;
 use crate::client::{Client, ClientError};
 use crate::home::{DEFAULT_HOME, Home};
-use crate::local_conf::parse_endpoint;
 use crate::{daemon, show, tools};
 
 pub use bond_flags::BondArgs;
+pub use up::{CoreList, UpArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -100,130 +100,9 @@ pub enum Command {
     Planet(PlanetCommand),
     /// Run networks of your own on this node's controller
     #[command(subcommand)]
-    Controller(ControllerCommand),
+    Controller(controller::ControllerCommand),
     /// Build a private planet in network namespaces, send traffic through it, measure, clean up (as root)
     Lab(LabArgs),
-}
-
-/// `hawser up`
-#[derive(Clone, Debug, Args)]
-pub struct UpArgs {
-    /// UDP and API port; 0 picks a free one [default: primaryPort of local.conf, else 9993]
-    #[arg(long, short)]
-    pub port: Option<u16>,
-    /// Never probe a path that carries frames and brings nothing back: a dead path is left after 19 s, for the relay after
-    /// four minutes, as in ZeroTierOne [default: probe, unless fastFailover of local.conf is false]
-    #[arg(long)]
-    pub no_fast_failover: bool,
-    /// While a direct path is new, so many frames, e.g. 64, or those of so many milliseconds, e.g. 200ms, or 64,200ms,
-    /// go by the relay as well. A Hawser delivers each once; ZeroTierOne delivers both copies
-    /// [default: warmUp of local.conf, else off]
-    #[arg(long, value_name = "FRAMES,MSms", value_parser = crate::local_conf::warm_up)]
-    pub warm_up: Option<node::WarmUp>,
-    /// Second UDP port, beside the first: one more chance to get through a NAT; 0 picks a free one, and another one after
-    /// two minutes without a root [default: secondaryPort of local.conf, else 0]
-    #[arg(long, value_name = "PORT")]
-    pub secondary_port: Option<u16>,
-    /// Third UDP port, the one that routers are asked to map (PCP, NAT-PMP, UPnP); 0 picks a free one
-    /// [default: tertiaryPort of local.conf, else 0]
-    #[arg(long, value_name = "PORT")]
-    pub tertiary_port: Option<u16>,
-    /// No second port [default: there is one, unless allowSecondaryPort of local.conf is false]
-    #[arg(long, conflicts_with = "secondary_port")]
-    pub no_secondary_port: bool,
-    /// No third port, and ask no router for anything [default: ask, unless portMappingEnabled of local.conf is false]
-    #[arg(long, conflicts_with = "tertiary_port")]
-    pub no_port_mapping: bool,
-    /// Use this network interface; repeatable. One that is not there is used when it appears [default: interfaces of
-    /// local.conf, else all but loopback, tunnels and overlays]
-    #[arg(long = "interface", value_name = "NAME")]
-    pub interfaces: Vec<String>,
-    /// System calls that carry packets: io-uring, mmsg (recvmmsg, sendmmsg, epoll; costs more CPU), or auto, which is
-    /// io-uring where the kernel has it and allows it [default: io of local.conf, else auto]
-    #[arg(long, value_name = "auto|io-uring|mmsg", value_parser = backend)]
-    pub io: Option<uring::Backend>,
-    /// After traffic a packet thread looks for more for so many microseconds before it sleeps: a core for latency
-    /// [default: spin of local.conf, else 0: off]
-    #[arg(long, value_name = "MICROSECONDS")]
-    pub spin: Option<u16>,
-    /// Before a packet thread sleeps, the kernel polls the network card for so many microseconds (NAPI busy poll): CPU for
-    /// latency [default: busyPoll of local.conf, else 0: off]
-    #[arg(long, value_name = "MICROSECONDS")]
-    pub busy_poll: Option<u16>,
-    /// Packet threads [default: one per core]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub shards: Option<u16>,
-    /// Core of the first packet thread, counted among those that may be used; the others follow. Gateways that share a
-    /// host should not all begin with the same
-    #[arg(long, default_value_t = 0, value_name = "CORE")]
-    pub first_core: u16,
-    /// Exactly these cores instead, one for each packet thread, e.g. 2,4-7: those next to the network card, say
-    #[arg(long, value_name = "LIST", value_parser = CoreList::parse, conflicts_with = "first_core")]
-    pub cores: Option<CoreList>,
-    /// Send everything from one port: packet threads have no ports of their own [default: they have, towards peers that
-    /// tolerate it, so that one busy peer keeps several cores busy at both ends]
-    #[arg(long)]
-    pub no_lanes: bool,
-    /// Leave the MSS of TCP connections as their ends announce it [default: lowered so that a segment is one datagram,
-    /// unless tcpMssClamp of local.conf is false]
-    #[arg(long)]
-    pub no_mss_clamp: bool,
-    /// Where UDP does not get through, send by TCP through a relay: after a minute without an answer from the Internet,
-    /// until there is one [default: allowTcpFallbackRelay of local.conf, else not]
-    #[arg(long)]
-    pub allow_tcp_fallback_relay: bool,
-    /// No UDP at all, everything by TCP through the relay
-    #[arg(long)]
-    pub force_tcp_relay: bool,
-    /// That relay [default: tcpFallbackRelay of local.conf, else 204.80.128.1/443]
-    #[arg(long, value_name = "IP/PORT", value_parser = endpoint_v4)]
-    pub tcp_fallback_relay: Option<SocketAddrV4>,
-    /// Be such a relay for others, beside a root: listen here for their TCP connections [default: tcpRelay of local.conf,
-    /// else none]
-    #[arg(long, value_name = "IP/PORT", value_parser = endpoint)]
-    pub tcp_relay: Option<SocketAddr>,
-    /// Its clients may send into this network, though it is not the Internet; repeatable [default: tcpRelayAllow of
-    /// local.conf, else none]
-    #[arg(long, value_name = "IP/BITS")]
-    pub tcp_relay_allow: Vec<Prefix>,
-    /// Whether to agree with other Hawsers on a port spread where nothing else gets a pair direct: up to 1024 probes of
-    /// the other's router, which it may take for a port scan [default: portSpread of local.conf, else on]
-    #[arg(long, value_name = "on|off", value_parser = on_off)]
-    pub port_spread: Option<bool>,
-    /// Use loopback addresses as links too
-    #[arg(long, hide = true)]
-    pub allow_loopback: bool,
-    /// Several links as one.
-    #[command(flatten, next_help_heading = "Bonding: several links as one, off unless a policy is named")]
-    pub bond: BondArgs,
-}
-
-/// Cores by the kernel's numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CoreList(pub Vec<usize>);
-
-impl CoreList {
-    /// The largest number believed.
-    const LAST: usize = 4095;
-
-    fn parse(text: &str) -> Result<CoreList, String> {
-        let number = |text: &str| {
-            let core = text.parse().map_err(|_| format!("`{text}` is no number of a core"))?;
-            if core <= CoreList::LAST { Ok(core) } else { Err(format!("there is no core {core}")) }
-        };
-        let mut cores = Vec::new();
-        for part in text.split(',') {
-            match part.split_once('-') {
-                Some((first, last)) => cores.extend(number(first)?..=number(last)?),
-                None => cores.push(number(part)?),
-            }
-        }
-        if cores.is_empty() { Err(format!("`{text}` names no core")) } else { Ok(CoreList(cores)) }
-    }
-}
-
-fn backend(name: &str) -> Result<uring::Backend, String> {
-    uring::Backend::named(name).ok_or_else(|| "it is not auto, io-uring or mmsg".to_owned())
 }
 
 /// `hawser lab`
@@ -342,144 +221,8 @@ pub enum MoonCommand {
     },
 }
 
-fn endpoint(text: &str) -> Result<SocketAddr, String> {
-    parse_endpoint(text).ok_or_else(|| "it is not IP/PORT, like 192.0.2.1/443".to_owned())
-}
-
-fn endpoint_v4(text: &str) -> Result<SocketAddrV4, String> {
-    match endpoint(text)? {
-        at if at.port() == 0 => Err("no relay has port 0".to_owned()),
-        SocketAddr::V4(v4) => Ok(v4),
-        SocketAddr::V6(_) => Err("relays have IPv4 addresses".to_owned()),
-    }
-}
-
-fn on_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("it is neither on nor off".to_owned()),
-    }
-}
-
 fn moon_id(text: &str) -> Result<u64, String> {
     parse_moon_id(text).ok_or_else(|| "it is not 10 or 16 hex digits".to_owned())
-}
-
-/// `hawser controller ...`
-#[derive(Debug, Subcommand)]
-pub enum ControllerCommand {
-    /// Networks of this controller
-    #[command(subcommand)]
-    Network(NetworkCommand),
-    /// Members of a network
-    #[command(subcommand)]
-    Member(MemberCommand),
-}
-
-/// `hawser controller network ...`
-#[derive(Debug, Subcommand)]
-pub enum NetworkCommand {
-    /// Make a network
-    Create {
-        /// What to begin with
-        #[command(flatten)]
-        settings: NetworkSettings,
-    },
-    /// List the networks
-    List,
-    /// Show a network's record
-    Show {
-        /// 16 hex digits
-        network: NetworkId,
-    },
-    /// Change a network
-    Set {
-        /// 16 hex digits
-        network: NetworkId,
-        /// What to change
-        #[command(flatten)]
-        settings: NetworkSettings,
-    },
-    /// Delete a network and its members
-    Delete {
-        /// 16 hex digits
-        network: NetworkId,
-    },
-}
-
-/// Settings of a network, in words.
-#[derive(Clone, Debug, Default, Args)]
-pub struct NetworkSettings {
-    /// Name
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Give members IPv4 addresses of this subnet, e.g. 10.147.20.0/24
-    #[arg(long, value_name = "IP/BITS")]
-    pub subnet: Option<String>,
-    /// Give members IPv6 addresses made from their own: rfc4193 or 6plane
-    #[arg(long, value_name = "MODE", value_parser = ["rfc4193", "6plane"])]
-    pub ipv6: Vec<String>,
-    /// A route, e.g. 192.168.7.0/24 or 192.168.7.0/24@10.147.20.2; repeatable, replaces the routes there are
-    #[arg(long = "route", value_name = "TARGET[@VIA]")]
-    pub routes: Vec<String>,
-    /// Everyone may join without being authorised
-    #[arg(long, value_name = "BOOL")]
-    pub public: Option<bool>,
-    /// Fields of the record as JSON, over all of the above
-    #[arg(long, value_name = "JSON")]
-    pub config: Option<String>,
-}
-
-/// `hawser controller member ...`
-#[derive(Debug, Subcommand)]
-pub enum MemberCommand {
-    /// List the members of a network
-    List {
-        /// 16 hex digits
-        network: NetworkId,
-    },
-    /// Let a member in
-    Authorize {
-        /// 16 hex digits
-        network: NetworkId,
-        /// 10 hex digits
-        member: Address,
-        /// Give it this address; repeatable
-        #[arg(long = "ip", value_name = "IP")]
-        ips: Vec<String>,
-    },
-    /// Shut a member out
-    Deauthorize {
-        /// 16 hex digits
-        network: NetworkId,
-        /// 10 hex digits
-        member: Address,
-    },
-    /// Change a member's record
-    Set {
-        /// 16 hex digits
-        network: NetworkId,
-        /// 10 hex digits
-        member: Address,
-        /// Fields of the record as JSON
-        #[arg(long, value_name = "JSON")]
-        config: String,
-    },
-    /// Show a member's record
-    Show {
-        /// 16 hex digits
-        network: NetworkId,
-        /// 10 hex digits
-        member: Address,
-    },
-    /// Forget a member
-    Delete {
-        /// 16 hex digits
-        network: NetworkId,
-        /// 10 hex digits
-        member: Address,
-    },
 }
 
 /// Why a command failed, by exit code.
@@ -606,113 +349,9 @@ fn dispatch(cli: &Cli) -> Result<(), CliError> {
         Command::Identity(command) => emit(&tools::identity(command, &home, cli.json)?),
         Command::Planet(command) => emit(&tools::planet(command, &home, cli.json)?),
         Command::Controller(command) => {
-            let (value, table) = controller(&client()?, command)?;
+            let (value, table) = controller::run(&client()?, command)?;
             print(value, table)
         }
-    }
-}
-
-type Table = fn(&Value) -> String;
-
-fn controller(client: &Client, command: &ControllerCommand) -> Result<(Value, Table), CliError> {
-    let base = |network: &NetworkId| format!("/controller/network/{network}");
-    let member_of = |network: &NetworkId, member: &Address| format!("/controller/network/{network}/member/{member}");
-    Ok(match command {
-        ControllerCommand::Network(command) => match command {
-            NetworkCommand::Create { settings } => {
-                (client.post("/controller/network", &settings.to_record()?)?, show::controller_network)
-            }
-            NetworkCommand::List => {
-                let list = client.get("/unstable/controller/network")?;
-                (list.get("data").cloned().unwrap_or_default(), show::controller_networks)
-            }
-            NetworkCommand::Show { network } => (client.get(&base(network))?, show::controller_network),
-            NetworkCommand::Set { network, settings } => {
-                client.get(&base(network))?;
-                (client.post(&base(network), &settings.to_record()?)?, show::controller_network)
-            }
-            NetworkCommand::Delete { network } => (client.delete(&base(network))?, |_| "deleted".into()),
-        },
-        ControllerCommand::Member(command) => match command {
-            MemberCommand::List { network } => {
-                let list = client.get(&format!("/unstable/controller/network/{network}/member"))?;
-                (list.get("data").cloned().unwrap_or_default(), show::controller_members)
-            }
-            MemberCommand::Authorize { network, member, ips } => {
-                let mut record = json!({"authorized": true});
-                if !ips.is_empty() {
-                    record["ipAssignments"] = json!(ips);
-                }
-                (client.post(&member_of(network, member), &record)?, show::controller_member)
-            }
-            MemberCommand::Deauthorize { network, member } => {
-                (client.post(&member_of(network, member), &json!({"authorized": false}))?, show::controller_member)
-            }
-            MemberCommand::Set { network, member, config } => {
-                (client.post(&member_of(network, member), &parse_object(config)?)?, show::controller_member)
-            }
-            MemberCommand::Show { network, member } => {
-                (client.get(&member_of(network, member))?, show::controller_member)
-            }
-            MemberCommand::Delete { network, member } => {
-                (client.delete(&member_of(network, member))?, |_| "deleted".into())
-            }
-        },
-    })
-}
-
-impl NetworkSettings {
-    /// The fields of a controller's network record that these words mean.
-    pub fn to_record(&self) -> Result<Value, CliError> {
-        let mut record = Map::new();
-        if let Some(name) = &self.name {
-            record.insert("name".into(), json!(name));
-        }
-        if let Some(public) = self.public {
-            record.insert("private".into(), json!(!public));
-        }
-        let mut routes: Vec<Value> = Vec::new();
-        if let Some(subnet) = &self.subnet {
-            let (first, last) = tools::hosts(subnet).ok_or_else(|| {
-                CliError::Failed(format!("--subnet {subnet}: not an IPv4 subnet like 10.147.20.0/24"))
-            })?;
-            record.insert("ipAssignmentPools".into(), json!([{"ipRangeStart": first, "ipRangeEnd": last}]));
-            record.insert("v4AssignMode".into(), json!({"zt": true}));
-            routes.push(json!({"target": subnet, "via": null}));
-        }
-        for route in &self.routes {
-            let (target, via) = route.split_once('@').map_or((route.as_str(), None), |(t, v)| (t, Some(v)));
-            if target.parse::<wire::endpoint::Prefix>().is_err()
-                || via.is_some_and(|v| v.parse::<std::net::IpAddr>().is_err())
-            {
-                return Err(CliError::Failed(format!(
-                    "--route {route}: not TARGET or TARGET@VIA, like 10.1.0.0/16@10.147.20.2"
-                )));
-            }
-            routes.push(json!({"target": target, "via": via}));
-        }
-        if !routes.is_empty() {
-            record.insert("routes".into(), routes.into());
-        }
-        if !self.ipv6.is_empty() {
-            let mode = |m: &str| self.ipv6.iter().any(|i| i == m);
-            record.insert(
-                "v6AssignMode".into(),
-                json!({"zt": false, "rfc4193": mode("rfc4193"), "6plane": mode("6plane")}),
-            );
-        }
-        if let Some(config) = &self.config {
-            record.extend(parse_object(config)?.as_object().cloned().unwrap_or_default());
-        }
-        Ok(Value::Object(record))
-    }
-}
-
-fn parse_object(text: &str) -> Result<Value, CliError> {
-    match serde_json::from_str(text) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(CliError::Failed("--config: must be a JSON object".into())),
-        Err(e) => Err(CliError::Failed(format!("--config: not JSON: {e}"))),
     }
 }
 
@@ -730,19 +369,11 @@ fn emit(text: &str) -> Result<(), CliError> {
 mod tests {
     use clap::CommandFactory;
 
+    use super::controller::{ControllerCommand, MemberCommand};
     use super::*;
 
     fn parse(line: &str) -> Cli {
         Cli::try_parse_from(line.split_whitespace()).expect(line)
-    }
-
-    #[test]
-    fn cores_are_numbers_and_ranges() {
-        let cores = |list: &str| CoreList::parse(list).map(|cores| cores.0);
-        assert_eq!(cores("2,4-6"), Ok(vec![2, 4, 5, 6]));
-        for wrong in ["", "x", "1-", "3-1", "0-99999"] {
-            assert!(cores(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]
@@ -821,26 +452,5 @@ mod tests {
             let e = Cli::try_parse_from(line.split_whitespace()).expect_err(line);
             assert_eq!(e.exit_code(), 2, "{line}");
         }
-    }
-
-    #[test]
-    fn words_become_the_fields_of_a_network_record() {
-        let settings = NetworkSettings {
-            name: Some("lab".into()),
-            subnet: Some("10.1.2.0/24".into()),
-            ipv6: vec!["6plane".into()],
-            routes: vec!["10.9.0.0/16@10.1.2.3".into()],
-            public: Some(false),
-            config: Some(r#"{"mtu": 1500}"#.into()),
-        };
-        let record = settings.to_record().expect("record");
-        assert_eq!(record["private"], json!(true));
-        assert_eq!(record["ipAssignmentPools"], json!([{"ipRangeStart": "10.1.2.1", "ipRangeEnd": "10.1.2.254"}]));
-        let routes = json!([{"target": "10.1.2.0/24", "via": null}, {"target": "10.9.0.0/16", "via": "10.1.2.3"}]);
-        assert_eq!(record["routes"], routes);
-        assert_eq!(record["v6AssignMode"]["6plane"], json!(true));
-        assert_eq!(record["mtu"], json!(1500));
-        let bad = NetworkSettings { routes: vec!["x@y".into()], ..NetworkSettings::default() };
-        assert!(bad.to_record().expect_err("bad").to_string().contains("--route x@y"));
     }
 }
