@@ -343,12 +343,14 @@ impl Bond {
         if Hinted::pass(&mut path.hinted.asked_us, us, HINT_GAP_US) { Hint::Ask } else { Hint::Nothing }
     }
 
-    /// An authenticated packet came in, no repeat.
-    pub fn heard(&mut self, now: Now, id: PathId) {
-        match self.paths.get_mut(id) {
-            Some(path) => path.heard.packet(now.mono_us),
-            None => self.counters.stale += 1,
-        }
+    /// An authenticated packet came in, no repeat. True if the path was taken for dead: then a tick is due.
+    pub fn heard(&mut self, now: Now, id: PathId) -> bool {
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return false;
+        };
+        path.heard.packet(now.mono_us);
+        self.params.mode == Mode::Better && path.tx.heard()
     }
 
     /// A packet left that will be acknowledged: data that asks for it, or a probe.
@@ -371,6 +373,8 @@ impl Bond {
         self.counters.unknown_acks += path.tx.unknown() - unknown;
         if let Some(event) = event {
             self.note_event(now, id, event);
+            self.decide(now);
+        } else if self.plan.paths.is_empty() {
             self.decide(now);
         }
     }
@@ -615,6 +619,9 @@ impl Bond {
                     self.note(now, Reason::AllSuspect);
                 }
                 usable.push(best);
+            } else if let Some(last) = self.last_resort(us) {
+                usable.push(last);
+                relay = true;
             }
         } else {
             self.suspect_us = None;
@@ -641,6 +648,13 @@ impl Bond {
         self.ready = !members.is_empty() || (self.ready && self.params.mode == Mode::Better);
         let policy = if self.leaf && self.ready { self.params.policy } else { Policy::None };
         self.publish(now, policy, &members, relay && policy != Policy::None);
+    }
+
+    /// What answered a moment ago, if nothing works now: it may be all there is. // spec: bonding, "Gateway acceptance"
+    fn last_resort(&self, us: u64) -> Option<PathId> {
+        let answered = |p: &BondPath| p.tx.last_ack().filter(|at| us.saturating_sub(*at) < LAST_RESORT_US);
+        let latest = |p: &&BondPath| (answered(p), std::cmp::Reverse(self.rank(p)));
+        self.paths.iter().filter(|p| answered(p).is_some()).max_by_key(latest).map(|p| p.id)
     }
 
     /// The best path of each link: more of one link are no more capacity.

@@ -92,6 +92,13 @@ pub const PROBE_GAP_MIN_US: u64 = 20_000;
 pub const BACKOFF_FIRST_US: u64 = 50_000;
 /// Last. us, spec.
 pub const BACKOFF_MAX_US: u64 = 5_000_000;
+/// Most cuts are short, and what returns is to be found at once: a path that is down no longer than this is probed every
+/// [`BACKOFF_SOON_MAX_US`] at least. us, ours.
+pub const BACKOFF_SOON_US: u64 = 10_000_000;
+/// See [`BACKOFF_SOON_US`]. us, ours.
+pub const BACKOFF_SOON_MAX_US: u64 = 400_000;
+/// A path that is down and over which packets come in is probed this often at most. us, ours: as a HELLO may be.
+pub const HEARD_GAP_US: u64 = 500_000;
 /// Acknowledgements in a row that raise a path. spec.
 pub const UP_ACKS: u8 = 3;
 /// They must come within this long. us, spec.
@@ -110,6 +117,8 @@ pub const PENALTY_HELD: f64 = 2500.0;
 pub const PENALTY_MAX: f64 = 10_000.0;
 /// How long a path that flapped must stay good before it gets data. us, spec.
 pub const HELD_US: u64 = 10_000_000;
+/// A path that was acknowledged within this time is better than none. us, spec.
+pub const LAST_RESORT_US: u64 = 1_000_000;
 /// All paths suspect for this long: relay beside. us, spec.
 pub const RELAY_AFTER_US: u64 = 2_000_000;
 
@@ -127,6 +136,9 @@ pub const TICK_IDLE_US: u64 = 1_000_000;
 
 /// After the first path answered, one that is preferred may still take over under any select method. us, ours.
 pub const SETTLING_US: u64 = 2_000_000;
+
+/// Shards whose say about one path is told apart; one more makes who was silent longest be forgotten. ours.
+pub const SEEN_SHARDS_MAX: usize = 64;
 
 // Sending again. // spec: bonding, "Failover without loss"
 

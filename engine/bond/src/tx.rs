@@ -51,6 +51,8 @@ pub struct Tx {
     proven: Option<u64>,
     probes: u8,
     backoff: u64,
+    /// Down, and something came in over it since the last probe.
+    called: bool,
     acks: u8,
     first_ack: u64,
     /// Down: since when it is answered again, and its last answer.
@@ -83,6 +85,7 @@ impl Tx {
             proven: None,
             probes: 0,
             backoff: BACKOFF_FIRST_US,
+            called: false,
             acks: 0,
             first_ack: now,
             revived: now,
@@ -184,8 +187,10 @@ impl Tx {
         if probe {
             self.last_probe = Some(now);
             self.probes = self.probes.saturating_add(1);
+            self.called = false;
             if self.state == TxState::Down && !self.is_reviving(now) {
-                self.backoff = (self.backoff * 2).min(BACKOFF_MAX_US);
+                let soon = now.saturating_sub(self.since) < BACKOFF_SOON_US;
+                self.backoff = (self.backoff * 2).min(if soon { BACKOFF_SOON_MAX_US } else { BACKOFF_MAX_US });
             }
         }
     }
@@ -287,9 +292,18 @@ impl Tx {
         }
     }
 
+    /// An authenticated packet came in. That is no proof, but a path that is down is asked for one. True if it is to be soon.
+    pub fn heard(&mut self) -> bool {
+        let news = self.state == TxState::Down && !self.called;
+        self.called |= news;
+        news
+    }
+
     /// The kernel says that nothing can leave. False if that is known already.
     pub fn link_lost(&mut self, now: u64) -> bool {
         let news = self.state != TxState::Down;
+        // What was acknowledged before says nothing any more.
+        self.last_ack = None;
         if news {
             self.fail(now);
         }
@@ -346,6 +360,7 @@ impl Tx {
         match self.state {
             TxState::Probing => RTO_FIRST_US.min(BACKOFF_FIRST_US << self.probes.min(7)),
             _ if self.is_reviving(now) => self.srtt.min(UP_WITHIN_US / 4),
+            _ if self.called => self.backoff.min(HEARD_GAP_US),
             _ => self.backoff,
         }
     }
@@ -383,7 +398,7 @@ impl Tx {
     fn enter(&mut self, state: TxState, now: u64) {
         (self.state, self.since) = (state, now);
         (self.probes, self.acks, self.backoff) = (0, 0, BACKOFF_FIRST_US / 2);
-        self.revived_ack = None;
+        (self.called, self.revived_ack) = (false, None);
         if state == TxState::Suspect {
             self.last_probe = None;
         }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bond::config::{
     Bonding, Family, LinkConfig, LinkMode, LinkSettings, Mode, Params, Policy, PolicySettings, Settings,
 };
-use bond::limits::{DECISIONS_MAX, LINK_MTU_MAX, LINK_MTU_MIN, RATE_MAX, RATE_MIN};
+use bond::limits::{DECISIONS_MAX, LAST_RESORT_US, LINK_MTU_MAX, LINK_MTU_MIN, RATE_MAX, RATE_MIN};
 use bond::model::PathModel;
+use bond::path::BondPath;
+use bond::tx::TxState;
 use bond::{Action, Bond, Choice, NewPath, Observed, PathId, Selector};
 use proptest::prelude::*;
 use wire::Now;
@@ -94,7 +96,9 @@ proptest! {
                     let named = named.map(|back| packet.wrapping_sub(back));
                     bond.unreachable(at(us), id(p), named, wire::icmp::Cause::Host);
                 }
-                Op::Heard(p) => bond.heard(at(us), id(p)),
+                Op::Heard(p) => {
+                    bond.heard(at(us), id(p));
+                }
                 Op::Ack(p, id_of) => bond.acked(at(us), id(p), id_of),
                 Op::Flood(p, n) => {
                     for n in 0..u64::from(n) {
@@ -141,9 +145,10 @@ proptest! {
                     Choice::Unbonded => prop_assert_eq!(plan.policy, Policy::None),
                 }
             }
-            // Never "no path" while one is good.
-            let good = bond.paths().iter().any(|p| p.tx.state() == bond::tx::TxState::Good);
-            if good && mode && params.policy != Policy::None {
+            // Never "no path" while one is good, or answered within the last second.
+            let fresh = |at: u64| us.saturating_sub(at) < LAST_RESORT_US;
+            let works = |p: &BondPath| p.tx.state() == TxState::Good || p.tx.last_ack().is_some_and(fresh);
+            if bond.paths().iter().any(works) && mode && params.policy != Policy::None {
                 prop_assert!(!plan.paths.is_empty());
             }
         }
