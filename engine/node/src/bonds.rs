@@ -6,6 +6,7 @@ mod measure;
 mod probe;
 mod search;
 mod seen;
+mod unreachable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

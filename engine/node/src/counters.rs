@@ -186,6 +186,12 @@ numbers! {
         bond_probes;
         /// Probes wanted and not sent: the remote would not have answered one more.
         bond_probes_held;
+        /// ICMP errors that named a request of ours and made its path suspect.
+        bond_unreachable;
+        /// ICMP errors that had a path of a bond asked.
+        bond_unreachable_asked;
+        /// ICMP errors without effect: of no path of a bond, of one that is known not to work, or too many.
+        bond_unreachable_dropped;
         /// Padded frames that tested a path of a bond.
         test_frames;
         /// HELLOs that looked for further paths of bonded peers.

@@ -9,6 +9,7 @@ pub mod lab;
 mod link;
 pub mod meeting;
 mod nat;
+mod reject;
 mod stack;
 mod world;
 

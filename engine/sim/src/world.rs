@@ -9,9 +9,11 @@ use std::time::Duration;
 use node::{Event, LocalSocketId, Node, Output, Settings, Socket};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use wire::icmp::Cause;
 use wire::{NetworkId, Now, SecretIdentity};
 
 use crate::link::Loss;
+use crate::reject::{ROUTER_US, Rejects};
 use crate::{Beside, Host, HostId, Link, Nat, NatKind};
 
 /// UDP payloads above this never reach a ZeroTierOne node; nobody should send them. bytes
@@ -71,6 +73,7 @@ type Way = (Realm, bool, Option<(IpAddr, IpAddr)>);
 enum Happening {
     Arrival { realm: Realm, packet: Packet },
     Proof { host: HostId, ticket: u64 },
+    Unreachable { host: HostId, socket: LocalSocketId, remote: SocketAddr, packet_id: Option<u64> },
 }
 
 /// What calling the node of one host costs, by a clock that the caller brought.
@@ -108,6 +111,7 @@ pub struct World {
     blocked: BTreeSet<(IpAddr, IpAddr)>,
     /// From the first to the second only.
     blocked_one_way: BTreeSet<(IpAddr, IpAddr)>,
+    rejects: Rejects,
     /// When ways with a rate are free again.
     busy_until_us: BTreeMap<Way, u64>,
     trace: u64,
@@ -138,6 +142,7 @@ impl World {
             links: BTreeMap::new(),
             blocked: BTreeSet::new(),
             blocked_one_way: BTreeSet::new(),
+            rejects: Rejects::default(),
             busy_until_us: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             datagrams: 0,
@@ -290,11 +295,18 @@ impl World {
         self.blocked_one_way.insert((from, to));
     }
 
-    /// Undoes [`World::block`] and [`World::block_one_way`].
+    /// The same, and a router says so by ICMP.
+    pub fn reject(&mut self, from: IpAddr, to: IpAddr) {
+        self.rejects.insert(from, to);
+    }
+
+    /// Undoes [`World::block`], [`World::block_one_way`] and [`World::reject`].
     pub fn unblock(&mut self, a: IpAddr, b: IpAddr) {
         self.blocked.remove(&pair(a, b));
         self.blocked_one_way.remove(&(a, b));
         self.blocked_one_way.remove(&(b, a));
+        self.rejects.remove(a, b);
+        self.rejects.remove(b, a);
     }
 
     /// A host.
@@ -388,6 +400,9 @@ impl World {
         match happening {
             Happening::Arrival { realm, packet } => self.arrive(realm, packet),
             Happening::Proof { host, ticket } => self.with(host, |node, now| node.handle_proof(now, ticket, true)),
+            Happening::Unreachable { host, socket, remote, packet_id } => {
+                self.with(host, |node, now| node.handle_unreachable(now, socket, remote, packet_id, Cause::Host));
+            }
         }
     }
 
@@ -489,6 +504,14 @@ impl World {
             }
             packet.ttl -= ROUTERS;
             if self.blocked.contains(&pair(from, to)) || self.blocked_one_way.contains(&(from, to)) {
+                return self.lost.blocked += 1;
+            }
+            if let Some(said) = self.rejects.refuse(from, to, self.now.mono_us) {
+                if let Some(&(host, socket)) = self.addresses.get(&(realm, packet.from)).filter(|_| said) {
+                    let packet_id = packet.datagram.first_chunk().map(|id| u64::from_be_bytes(*id));
+                    let word = Happening::Unreachable { host, socket, remote: packet.to, packet_id };
+                    self.schedule(self.now.mono_us + ROUTER_US, word);
+                }
                 return self.lost.blocked += 1;
             }
             link = self.links.get(&pair(from, to)).copied().unwrap_or(link);
