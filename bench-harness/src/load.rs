@@ -84,7 +84,8 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    /// Runs it there.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         self.namespace.inside_on(self.cores, f)
     }
 }
@@ -339,7 +340,8 @@ pub fn pause(time: Duration) {
     }
 }
 
-fn join<T>(handle: ScopedJoinHandle<'_, T>) -> T {
+/// What the thread came to; its panic is ours.
+pub fn join<T>(handle: ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

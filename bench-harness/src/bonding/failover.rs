@@ -7,15 +7,18 @@ use serde::Serialize;
 
 use super::links::{Cut, Line, World};
 use super::traffic::{self, Clock, Moment, Seen};
-use super::{Options, Policy, median, percentile};
+use super::{Options, Policy, percentile};
 use crate::failover::judge;
 use crate::plot::{self, Bar};
+use crate::record::median;
 use crate::{Error, Result};
 
 /// For the paths to be there again before the next run; who never finds them again runs without.
 const PATHS_LIMIT: Duration = Duration::from_secs(20);
-/// How long a line must have been well before it fails.
-const CALM: Duration = Duration::from_millis(1500);
+/// How long all lines must have been well before one fails.
+const CALM: Duration = Duration::from_millis(500);
+/// Failures come at every phase of what is done once in so long.
+const PHASES: u64 = 100;
 /// Datagrams sent up to so long before the failure count as exposed to it.
 const EXPOSED: Duration = Duration::from_millis(200);
 /// A line counts as used once it carries this share of what it carried before.
@@ -24,6 +27,8 @@ const USED: f64 = 0.1;
 const LOOK: Duration = Duration::from_millis(50);
 /// For the healed line to be used again.
 const AGAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Who has found the line good for so long and does not use it stays where it is.
+const STAYS: Duration = Duration::from_millis(500);
 
 /// One failure of one line.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -38,7 +43,9 @@ struct Run {
     lost: u64,
     duplicated: u64,
     reordered: u64,
-    /// Segments of the thin TCP flow that were sent again.
+    /// Segments of the thin TCP flow that were lost: sent again, less the needless ones.
+    tcp_lost: u64,
+    /// Segments of it that were sent again.
     tcp_sent_again: u64,
     /// Of these, what had arrived before: only the acknowledgement was lost or late.
     tcp_needless: u64,
@@ -47,8 +54,12 @@ struct Run {
     /// Longest time without an arrival after the line was healed, and what was lost then.
     healed_gap_ms: f64,
     healed_lost: u64,
-    /// Until the healed line carried data again; none: not within the limit.
+    /// Until A's bond found the healed line good; none: not within the limit, or there is no bond.
+    usable_ms: Option<f64>,
+    /// Until the healed line carried data again; none: not within the limit, or the bond stayed where it was.
     again_ms: Option<f64>,
+    /// The bond held the healed line back, since it failed too often.
+    held: bool,
     /// Bytes that went by the root meanwhile.
     by_root: u64,
 }
@@ -59,6 +70,8 @@ pub struct Outcome {
     policy: String,
     cut: String,
     lines: Vec<Line>,
+    /// The set-up, and all runs.
+    seconds: [f64; 2],
     runs: Vec<Run>,
     failures: Vec<String>,
 }
@@ -71,10 +84,13 @@ pub fn measure(options: &Options, lines: &[Line]) -> Result<Vec<Outcome>> {
             options.say(&format!("failover: {policy}, {cut:?}"));
             let lines: Vec<Line> = lines.iter().map(|line| options.adjusted(*line)).collect();
             let (policy_name, cut_name) = (policy.to_string(), format!("{cut:?}").to_lowercase());
-            let mut outcome = Outcome { policy: policy_name, cut: cut_name, lines, runs: vec![], failures: vec![] };
+            let (runs, failures) = (vec![], vec![]);
+            let mut outcome = Outcome { policy: policy_name, cut: cut_name, lines, seconds: [0.0; 2], runs, failures };
             if let Err(e) = several(options, &policy, cut, &mut outcome) {
                 outcome.failures.push(format!("failover, {policy}, {cut:?}: {e}"));
             }
+            let [set_up, all] = outcome.seconds;
+            options.say(&format!("  set up in {set_up:.1} s, {} failures in {all:.1} s", outcome.runs.len()));
             println!("{}", outcome.row());
             outcomes.push(outcome);
             if lab::interrupted() {
@@ -91,25 +107,35 @@ struct Raw {
     from: Moment,
     until: Moment,
     end: Moment,
+    usable_ms: Option<f64>,
     again_ms: Option<f64>,
+    held: bool,
     by_root: u64,
 }
 
 fn several(options: &Options, policy: &Policy, cut: Cut, outcome: &mut Outcome) -> Result<()> {
+    let began = Instant::now();
     let world = options.world(policy, &outcome.lines)?;
-    let mut all = Vec::new();
+    outcome.seconds[0] = began.elapsed().as_secs_f64();
+    let (began, mut all) = (Instant::now(), Vec::new());
     let (failed, seen) = traffic::stream(&world, true, |clock| {
+        let one = |nth| one(options, policy, &world, cut, nth, clock).map(|raw| all.push(raw));
         // What was measured before something broke is still worth telling.
-        Ok((0..options.runs(5)).try_for_each(|_| one(options, &world, cut, clock).map(|raw| all.push(raw))))
+        Ok((0..options.runs(5)).try_for_each(one))
     })?;
+    outcome.seconds[1] = began.elapsed().as_secs_f64();
     outcome.runs = all.iter().map(|raw| raw.judge(&seen)).collect();
     failed
 }
 
-fn one(options: &Options, world: &World, cut: Cut, clock: &Clock<'_>) -> Result<Raw> {
-    let _ = world.wait_for_paths(PATHS_LIMIT)?;
+fn one(options: &Options, policy: &Policy, world: &World, cut: Cut, nth: u32, clock: &Clock<'_>) -> Result<Raw> {
+    // A bond of one active line takes a line that was held back as any other, if it is the only one.
+    let _ = match policy.bonds() {
+        true => world.wait_for_bond(!policy.is("active-backup"), PATHS_LIMIT)?,
+        false => world.wait_for_paths(PATHS_LIMIT)?,
+    };
     let calm = clock.now()?;
-    std::thread::sleep(CALM);
+    std::thread::sleep(CALM + Duration::from_millis(u64::from(nth) * 37 % PHASES));
     let line = world.busiest(Duration::from_millis(100));
     let carries = |time: Duration| {
         let before = world.carried()[line][0].bytes;
@@ -120,22 +146,30 @@ fn one(options: &Options, world: &World, cut: Cut, clock: &Clock<'_>) -> Result<
     let by_root = world.by_root()?;
     let from = clock.now()?;
     world.cut(line, cut)?;
-    crate::load::pause(options.window(2.5));
+    crate::load::pause(options.window(1.5));
     let until = clock.now()?;
     let by_root = world.by_root()? - by_root;
     world.heal(line, cut)?;
-    let (healed, mut again_ms) = (Instant::now(), None);
-    while again_ms.is_none() && healed.elapsed() < AGAIN_LIMIT {
+    let (healed, mut usable, mut again, mut held) = (Instant::now(), None, None, false);
+    while healed.elapsed() < AGAIN_LIMIT {
         let at = healed.elapsed();
-        if carries(LOOK) > usual * USED {
-            again_ms = Some(at.as_secs_f64() * 1e3);
+        let carries = carries(LOOK) > usual * USED;
+        again = again.or(carries.then_some(at));
+        let standing = if usable.is_none() { world.bond().map(|lines| lines[line]) } else { None };
+        if let Some(standing) = standing.filter(|standing| standing.good) {
+            (usable, held) = (Some(healed.elapsed()), standing.held);
+        }
+        let stays = usable.is_some_and(|at| healed.elapsed() > at + STAYS);
+        if stays || again.is_some() && (usable.is_some() || !policy.bonds()) {
+            break;
         }
         if lab::interrupted() {
             return Err(Error::Interrupted);
         }
     }
     std::thread::sleep(EXPOSED);
-    Ok(Raw { line, calm, from, until, end: clock.now()?, again_ms, by_root })
+    let [usable_ms, again_ms] = [usable, again].map(|at| at.map(|at| at.as_secs_f64() * 1e3));
+    Ok(Raw { line, calm, from, until, end: clock.now()?, usable_ms, again_ms, held, by_root })
 }
 
 impl Raw {
@@ -150,6 +184,7 @@ impl Raw {
         };
         let (calm, hit, healed) =
             (between(&self.calm, &self.from), between(&self.from, &self.until), between(&self.until, &self.end));
+        let [again, needless] = [self.end.retransmitted_since(&self.from), self.end.needless_since(&self.from)];
         Run {
             line: self.line,
             calm_gap_ms: calm.gap_ms,
@@ -158,12 +193,15 @@ impl Raw {
             lost: hit.lost,
             duplicated: hit.duplicated,
             reordered: hit.reordered,
-            tcp_sent_again: self.end.retransmitted_since(&self.from),
-            tcp_needless: self.end.needless_since(&self.from),
+            tcp_lost: again.saturating_sub(needless),
+            tcp_sent_again: again,
+            tcp_needless: needless,
             tcp_gap_ms: (!seen.segments.is_empty()).then(|| longest(&seen.segments, self.from.at, self.until.at)),
             healed_gap_ms: healed.gap_ms,
             healed_lost: healed.lost,
+            usable_ms: self.usable_ms,
             again_ms: self.again_ms,
+            held: self.held,
             by_root: self.by_root,
         }
     }
@@ -179,8 +217,8 @@ fn longest(moments: &[Duration], from: Duration, until: Duration) -> f64 {
 /// The head of the rows.
 pub fn head() -> &'static str {
     "\n### Failover of the line in use, one datagram a millisecond: p50 / p99 / most of all runs\n\n\
-     | policy | failure | runs | longest gap, ms | lost | twice | out of order | TCP segments sent again | of these needless | TCP gap, ms | gap when it heals, ms | used again after, ms | by root, kB | gap before, ms |\n\
-     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+     | policy | failure | runs | longest gap, ms | lost | twice | out of order | TCP segments lost | sent again | of these needless | TCP gap, ms | gap when it heals, ms | lost then | found good after, ms | used again after, ms | by root, kB | gap before, ms |\n\
+     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 }
 
 impl Outcome {
@@ -197,31 +235,38 @@ impl Outcome {
 
     fn row(&self) -> String {
         let of = |value: &dyn Fn(&Run) -> f64| three(&self.sorted(|run| Some(value(run))));
-        let again = self.sorted(|run| run.again_ms);
-        let never = self.runs.len() - again.len();
-        format!(
-            "| {} | {} | {} | **{}** | {} | {} | {} | {} | {} | {} | {} | {}{} | {} | {} |",
-            self.policy,
-            self.cut,
-            self.runs.len(),
-            of(&|run| run.gap_ms),
+        let again = |held| self.sorted(|run| run.again_ms.filter(|_| run.held == held));
+        let (never, held) = (
+            self.runs.iter().filter(|run| run.again_ms.is_none()).count(),
+            self.runs.iter().filter(|run| run.held).count(),
+        );
+        let few = |n: usize, what: &str| if n > 0 { format!(", {n} {what}") } else { String::new() };
+        let whole = self.runs.iter().filter(|run| run.tcp_lost == 0).count();
+        let cells = [
+            self.policy.clone(),
+            self.cut.clone(),
+            self.runs.len().to_string(),
+            format!("**{}**", of(&|run| run.gap_ms)),
             of(&|run| run.lost as f64),
             of(&|run| run.duplicated as f64),
             of(&|run| run.reordered as f64),
+            format!("{}, none in {whole}", of(&|run| run.tcp_lost as f64)),
             of(&|run| run.tcp_sent_again as f64),
             of(&|run| run.tcp_needless as f64),
             three(&self.sorted(|run| run.tcp_gap_ms)),
             of(&|run| run.healed_gap_ms),
-            three(&again),
-            if never > 0 { format!(", {never} not within {} s", AGAIN_LIMIT.as_secs()) } else { String::new() },
+            of(&|run| run.healed_lost as f64),
+            three(&self.sorted(|run| run.usable_ms)),
+            format!("{}{}{}", three(&again(false)), few(never, "not used again"), few(held, "held back")),
             of(&|run| run.by_root as f64 / 1e3),
             of(&|run| run.calm_gap_ms),
-        )
+        ];
+        format!("| {} |", cells.join(" | "))
     }
 }
 
 fn three(sorted: &[f64]) -> String {
-    match (median(sorted), percentile(sorted, 0.99), sorted.last()) {
+    match (median(sorted.to_vec()), percentile(sorted, 0.99), sorted.last()) {
         (Some(p50), Some(p99), Some(most)) => format!("{p50:.0} / {p99:.0} / {most:.0}"),
         _ => "-".to_owned(),
     }
@@ -232,7 +277,7 @@ pub fn plot(outcomes: &[Outcome]) -> Option<String> {
     let names: Vec<String> = Policy::ALL.iter().map(|policy| (*policy).to_owned()).collect();
     let bar = |outcome: &Outcome| {
         let gaps = outcome.sorted(|run| Some(run.gap_ms));
-        let median = median(&gaps)?;
+        let median = median(gaps.clone())?;
         Some(Bar {
             group: outcome.cut.clone(),
             label: outcome.policy.clone(),

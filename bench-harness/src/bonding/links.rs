@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lab::impair::{self, Impairment, Ports, Shape, Tally};
 use lab::netns::{self, Namespace};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::load::{Bed, Ends, Place};
 use crate::rig::{Rig, RigOptions};
@@ -18,6 +19,9 @@ use crate::{Error, Result};
 const PATHS_LIMIT: Duration = Duration::from_secs(40);
 /// Who does not bond has no need of more than one.
 const FEWER_AFTER: Duration = Duration::from_secs(5);
+/// What the kernel offers for TCP.
+const OFFERED: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+const IN_USE: &str = "net/ipv4/tcp_congestion_control";
 /// Socket buffers of the LAN hosts, so that the lines limit a flow and not its window.
 const WINDOW: &str = "4096 131072 33554432";
 
@@ -116,6 +120,15 @@ pub struct World {
     pub paths_after: Duration,
 }
 
+/// What gateway A's bond says of the path over one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Data may go over it.
+    pub good: bool,
+    /// It gets none all the same while another will do, since it failed too often.
+    pub held: bool,
+}
+
 fn ports(line: usize) -> Ports {
     [format!("a{line}"), format!("b{line}")]
 }
@@ -130,8 +143,8 @@ fn address(line: usize, site: usize) -> String {
 
 impl World {
     /// Builds it and waits until the LAN hosts hear each other and every line is a path, as far as the tunnel tells. It may
-    /// do with fewer paths after a while, if that is permitted.
-    pub fn start(tunnel: &dyn Tunnel, lines: &[Line], fewer: bool) -> Result<World> {
+    /// do with fewer paths after a while, if that is permitted. TCP of the hosts as `congestion` says, else as this machine's.
+    pub fn start(tunnel: &dyn Tunnel, lines: &[Line], fewer: bool, congestion: Option<&str>) -> Result<World> {
         let everywhere = [vec![], vec![]];
         let rig = Rig::new(RigOptions { cores: everywhere, ..RigOptions::default() })?;
         // The lines take its place.
@@ -140,6 +153,7 @@ impl World {
             for (path, value) in [("tcp_rmem", WINDOW), ("tcp_wmem", WINDOW), ("tcp_no_metrics_save", "1")] {
                 site.host.sysctl(&format!("net/ipv4/{path}"), value)?;
             }
+            congestion.map_or(Ok(()), |name| site.host.sysctl(IN_USE, name))?;
             for which in ["all", "default"] {
                 site.gateway.sysctl(&format!("net/ipv4/conf/{which}/rp_filter"), "0")?;
             }
@@ -188,6 +202,30 @@ impl World {
         };
         // One end may tell and the other not.
         [missing(0), missing(1)].into_iter().flatten().reduce(|a, b| a + b)
+    }
+
+    /// What A's bond says of every line; none: A has no bond, or does not tell.
+    pub fn bond(&self) -> Option<Vec<Standing>> {
+        let bonds = self.bed.running().ask(0, &["bond", "list"])?;
+        let paths: Vec<&Value> =
+            bonds.as_array()?.iter().flat_map(|peer| peer["bond"]["paths"].as_array()).flatten().collect();
+        (!paths.is_empty()).then(|| (0..self.lines.len()).map(|line| standing(&paths, line)).collect())
+    }
+
+    /// Waits until A's bond is content with every line, also as to past failures if `calm`; answers whether it is.
+    pub fn wait_for_bond(&self, calm: bool, limit: Duration) -> Result<bool> {
+        let end = Instant::now() + limit;
+        let content = |lines: Vec<Standing>| lines.iter().all(|line| line.good && !(calm && line.held));
+        while !self.bond().is_some_and(content) {
+            if lab::interrupted() {
+                return Err(Error::Interrupted);
+            }
+            if Instant::now() > end {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(true)
     }
 
     /// The lines as they were asked for.
@@ -289,15 +327,62 @@ pub fn binds(lines: usize) -> Vec<String> {
     (0..lines).map(|line| format!("{}:9993@{}", address(line, 1).replace("/24", ""), device(line))).collect()
 }
 
-/// `ethtool` and the rest that a world needs.
-pub fn check() -> Result<()> {
+/// Of several paths over a line the best counts.
+fn standing(paths: &[&Value], line: usize) -> Standing {
+    let far = address(line, 1).replace("/24", "/");
+    let over = |path: &&Value| path["address"].as_str().is_some_and(|at| at.starts_with(&far));
+    let good: Vec<&Value> = paths.iter().copied().filter(|path| over(path) && path["state"] == "good").collect();
+    Standing { good: !good.is_empty(), held: !good.is_empty() && good.iter().all(|path| path["held"] == true) }
+}
+
+/// `ethtool`, this congestion control and the rest that a world needs.
+pub fn check(congestion: Option<&str>) -> Result<()> {
     netns::run("ethtool", &["--version"])
-        .map_err(|_| Error::Unusable("this needs the command `ethtool`: install it".into()))
+        .map_err(|_| Error::Unusable("this needs the command `ethtool`: install it".into()))?;
+    let offered = std::fs::read_to_string(OFFERED).unwrap_or_default();
+    congestion.map_or(Ok(()), |name| among(name, &offered))
+}
+
+fn among(name: &str, offered: &str) -> Result<()> {
+    match offered.split_whitespace().any(|one| one == name) {
+        true => Ok(()),
+        false => Err(Error::Unusable(format!("--congestion {name}: this kernel offers {}", offered.trim()))),
+    }
+}
+
+/// What TCP of the hosts does unless told otherwise.
+pub fn usual_congestion() -> String {
+    std::fs::read_to_string(format!("/proc/sys/{IN_USE}")).unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_line_stands_as_the_best_of_its_paths() {
+        let path = |address: &str, state: &str, held: bool| json!({"address": address, "state": state, "held": held});
+        let all = [
+            path("10.100.0.2/9993", "down", true),
+            path("10.100.0.2/21000", "good", false),
+            path("10.101.0.2/9993", "good", true),
+            path("10.102.0.2/9993", "suspect", false),
+        ];
+        let paths: Vec<&Value> = all.iter().collect();
+        let found: Vec<Standing> = (0..3).map(|line| standing(&paths, line)).collect();
+        let of = |good, held| Standing { good, held };
+        assert_eq!(found, [of(true, false), of(true, true), of(false, false)]);
+    }
+
+    #[test]
+    fn a_congestion_control_must_be_one_of_the_kernel() {
+        assert!(among("cubic", "reno bbr cubic\n").is_ok());
+        let refused = among("cub", "reno bbr cubic\n").unwrap_err().to_string();
+        assert!(refused.contains("--congestion cub: this kernel offers reno bbr cubic"), "{refused}");
+        assert!(among("cubic", "").is_err());
+    }
 
     #[test]
     fn a_line_is_read_as_it_is_written() {

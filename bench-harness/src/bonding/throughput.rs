@@ -1,14 +1,19 @@
 //! What one TCP flow and several get over all lines together, as a share of what one flow gets over each line alone; with
 //! every policy and without bonding, measured side by side within each repetition.
 
+use std::time::Instant;
+
 use serde::Serialize;
 
 use super::links::Line;
 use super::traffic::{self, Tcp};
-use super::{Far, Options, Policy, median};
+use super::{Far, Options, Policy};
 use crate::plot::{self, Bar};
-use crate::record::Latency;
+use crate::record::{self, Latency, median};
 use crate::{Error, Result};
+
+/// Seconds, unless said otherwise.
+const WINDOW: f64 = 5.0;
 
 /// Several lines with a name.
 pub struct Scenario {
@@ -44,6 +49,8 @@ struct Alone {
 #[derive(Clone, Debug, Serialize)]
 struct Together {
     policy: String,
+    /// Until every line was a path, and all of it.
+    seconds: [f64; 2],
     idle_ping: Latency,
     /// By number of flows.
     tcp: Vec<(usize, Tcp)>,
@@ -63,6 +70,8 @@ struct Repetition {
 pub struct Outcome {
     name: String,
     lines: Vec<Line>,
+    /// Congestion control of the hosts' TCP.
+    congestion: String,
     repetitions: Vec<Repetition>,
     failures: Vec<String>,
 }
@@ -73,8 +82,14 @@ pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome>
         return Err(Error::Unusable("--far core has no TCP".into()));
     }
     let lines: Vec<Line> = lines.iter().map(|line| options.adjusted(*line)).collect();
-    let mut outcome = Outcome { name: name.into(), lines: lines.clone(), repetitions: vec![], failures: vec![] };
-    let window = options.window(6.0);
+    let mut outcome = Outcome {
+        name: name.into(),
+        lines: lines.clone(),
+        congestion: options.congestion(),
+        repetitions: vec![],
+        failures: vec![],
+    };
+    let window = options.window(WINDOW);
     for _ in 0..options.runs(1) {
         let mut alone: Vec<Alone> = Vec::new();
         for line in &lines {
@@ -107,11 +122,15 @@ pub fn measure(options: &Options, name: &str, lines: &[Line]) -> Result<Outcome>
 }
 
 fn one(options: &Options, policy: &Policy, lines: &[Line]) -> Result<Together> {
-    let window = options.window(6.0);
+    let (window, began) = (options.window(WINDOW), Instant::now());
     let world = options.world(policy, lines)?;
+    let set_up = began.elapsed().as_secs_f64();
     let idle_ping = traffic::idle_ping(&world, window / 6)?;
     let tcp = options.flows.iter().map(|&n| Ok((n, traffic::tcp(&world, n, n == 1, window)?)));
-    Ok(Together { policy: policy.to_string(), idle_ping, tcp: tcp.collect::<Result<_>>()? })
+    let tcp = tcp.collect::<Result<_>>()?;
+    let seconds = [set_up, began.elapsed().as_secs_f64()];
+    options.say(&format!("  set up in {set_up:.1} s, {:.1} s in all", seconds[1]));
+    Ok(Together { policy: policy.to_string(), seconds, idle_ping, tcp })
 }
 
 impl Outcome {
@@ -138,7 +157,7 @@ impl Outcome {
 
     /// Markdown: the lines alone, then a row for each policy and number of flows.
     pub fn table(&self, flows: &[usize]) -> String {
-        let mut text = format!("\n### {}: {}\n\n", self.name, list(&self.lines));
+        let mut text = format!("\n### {}: {}, TCP {}\n\n", self.name, list(&self.lines), self.congestion);
         let mut alone: Vec<&Line> = Vec::new();
         self.lines.iter().for_each(|line| {
             if !alone.contains(&line) {
@@ -196,16 +215,14 @@ pub fn plot(outcomes: &[Outcome], flows: usize) -> Option<String> {
     let names: Vec<String> = Policy::ALL.iter().map(|policy| (*policy).to_owned()).collect();
     for outcome in outcomes {
         for policy in outcome.policies() {
-            let mut shares = outcome.of(policy, flows, |r, _, tcp| Some(tcp.mbit_s / r.ideal * 100.0));
-            shares.sort_by(f64::total_cmp);
-            let (Some(median), Some(least), Some(most)) = (median(&shares), shares.first(), shares.last()) else {
-                continue;
-            };
+            let shares = outcome.of(policy, flows, |r, _, tcp| Some(tcp.mbit_s / r.ideal * 100.0));
+            let Some(spread) = record::spread(&shares) else { continue };
+            let median = median(shares).unwrap_or(0.0);
             bars.push(Bar {
                 group: format!("{}: {}, {flows} TCP flow(s)", outcome.name, list(&outcome.lines)),
                 label: policy.to_owned(),
                 median,
-                spread: (*least, *most),
+                spread,
                 text: format!("{median:.0} %"),
                 colour: plot::colour(policy, &names),
             });
@@ -219,10 +236,12 @@ fn list(lines: &[Line]) -> String {
 }
 
 /// The median, and from where to where the values go if there are several.
-fn spread(mut values: Vec<f64>, digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    match (median(&values), values.as_slice()) {
-        (Some(median), [first, .., last]) => format!("{median:.digits$} ({first:.digits$} to {last:.digits$})"),
+fn spread(values: Vec<f64>, digits: usize) -> String {
+    let (several, ends) = (values.len() > 1, record::spread(&values));
+    match (median(values), ends) {
+        (Some(median), Some((least, most))) if several => {
+            format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
+        }
         (Some(median), _) => format!("{median:.digits$}"),
         (None, _) => "-".to_owned(),
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::links::World;
 use crate::failover::{self, Arrivals};
-use crate::load::{self, Place};
+use crate::load::{self, Place, join};
 use crate::record::Latency;
 use crate::{Error, IoContext, Result};
 
@@ -59,12 +59,8 @@ pub fn jain(shares: &[f64]) -> f64 {
     if squares > 0.0 { sum * sum / (shares.len() as f64 * squares) } else { 0.0 }
 }
 
-fn run<T: Send>(at: Place<'_>, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    at.namespace.inside_on(at.cores, f)
-}
-
 fn kernel(at: Place<'_>) -> Result<KernelCounters> {
-    run(at, || Ok(KernelCounters::read()))
+    at.run(|| Ok(KernelCounters::read()))
 }
 
 /// Runs so many flows from A to B while `watch` does, and tells what each had received when.
@@ -77,13 +73,13 @@ pub fn pour<T>(world: &World, flows: usize, watch: impl FnOnce(&[AtomicU64]) -> 
     std::thread::scope(|s| {
         let (stop, drained, received, ready) = (&stop, &drained, &received, &ready);
         let sinks: Vec<_> = (0..flows)
-            .map(|i| s.spawn(move || run(b, || measure::tcp_sink(at(i), &received[i], &ready[i], drained))))
+            .map(|i| s.spawn(move || b.run(|| measure::tcp_sink(at(i), &received[i], &ready[i], drained))))
             .collect();
         while ready.iter().zip(&sinks).any(|(ready, sink)| !ready.load(Ordering::Acquire) && !sink.is_finished()) {
             std::thread::sleep(Duration::from_millis(1));
         }
         let sources: Vec<_> = (0..flows)
-            .map(|i| s.spawn(move || run(a, || measure::tcp_pour(at(i), || !stop.load(Ordering::Acquire)))))
+            .map(|i| s.spawn(move || a.run(|| measure::tcp_pour(at(i), || !stop.load(Ordering::Acquire)))))
             .collect();
         let watched = watch(received);
         stop.store(true, Ordering::Release);
@@ -112,7 +108,7 @@ pub fn tcp(world: &World, flows: usize, ping: bool, window: Duration) -> Result<
         let counted = || Ok::<_, Error>((kernel(a)?, kernel(b)?, world.by_root()?));
         let (before, boxed, busy) = (counted()?, world.wires.cpu(), cpu());
         let (carried, first, start) = (world.carried(), now(), Instant::now());
-        let pings = if ping { Some(run(a, || pings(b, window))?) } else { None };
+        let pings = if ping { Some(a.run(|| pings(b, window))?) } else { None };
         load::pause(window.saturating_sub(start.elapsed()));
         let (last, took) = (now(), start.elapsed().as_secs_f64());
         let (tallies, after) = (world.carried(), counted()?);
@@ -148,7 +144,7 @@ fn pings(to: Place<'_>, time: Duration) -> Result<Pings> {
 /// Round trips with nothing beside them.
 pub fn idle_ping(world: &World, time: Duration) -> Result<Latency> {
     let [a, b] = world.hosts();
-    Ok(load::latency(&run(a, || pings(b, time))?))
+    Ok(load::latency(&a.run(|| pings(b, time))?))
 }
 
 /// The clock and the sender's counts of a stream that runs, for who makes things fail meanwhile.
@@ -201,7 +197,7 @@ pub struct Seen {
 pub fn stream<T>(world: &World, segments: bool, watch: impl FnOnce(&Clock<'_>) -> Result<T>) -> Result<(T, Seen)> {
     let [a, b] = world.hosts();
     let socket = |at: Place<'_>| {
-        run(at, || {
+        at.run(|| {
             let socket = UdpSocket::bind(SocketAddr::new(at.address, STREAM_PORT)).doing("bind a stream's socket")?;
             socket.set_read_timeout(Some(Duration::from_millis(20))).doing("set a time limit")?;
             Ok(socket)
@@ -251,8 +247,8 @@ fn arrival((at, payload): &(SystemTime, Vec<u8>), epoch: SystemTime) -> Option<(
 /// A TCP connection from `a` to `b`: both ends of it.
 fn connect(a: Place<'_>, b: Place<'_>) -> Result<[TcpStream; 2]> {
     let at = SocketAddr::new(b.address, SEGMENT_PORT);
-    let listener = run(b, || TcpListener::bind(at).doing(format!("listen on {at}")))?;
-    let out = run(a, || TcpStream::connect_timeout(&at, Duration::from_secs(5)).doing(format!("connect to {at}")))?;
+    let listener = b.run(|| TcpListener::bind(at).doing(format!("listen on {at}")))?;
+    let out = a.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(5)).doing(format!("connect to {at}")))?;
     let (back, _) = listener.accept().doing("accept a connection")?;
     out.set_nodelay(true).doing("send at once")?;
     out.set_nonblocking(true).doing("send at once")?;
@@ -281,10 +277,6 @@ fn collect(mut back: TcpStream, start: Instant, done: &AtomicBool, came: &Mutex<
         }
     }
     *came.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = seen;
-}
-
-fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]

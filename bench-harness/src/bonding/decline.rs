@@ -1,5 +1,5 @@
-//! How shares follow a line that gets worse, what broadcast makes of a line that loses, and what a bonded peer costs while
-//! nothing is to be said.
+//! How the shares of the lines follow one that slowly gets worse, with several TCP flows over them: a plot over time for each
+//! way in which a line declines, and the same as a table.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::links::Line;
 use super::{Options, Policy, traffic};
-use crate::failover::judge;
 use crate::plot::{self, Line as Curve};
 use crate::{Error, Result};
 
@@ -38,6 +37,9 @@ impl Decline {
 /// The line is well for this share of the time at the beginning, and as bad as it gets at the end.
 const STEADY: f64 = 0.2;
 const STEP: Duration = Duration::from_millis(250);
+/// From one label of the time axis, or one row of the table, to the next.
+const LABEL: Duration = Duration::from_secs(2);
+const PER_LABEL: usize = (LABEL.as_millis() / STEP.as_millis()) as usize;
 /// TCP flows meanwhile.
 const FLOWS: usize = 8;
 
@@ -134,7 +136,7 @@ impl Outcome {
     }
 }
 
-/// Markdown, one row for each policy and decline.
+/// Markdown: a row for each policy and decline, then the shares by time for each decline.
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut text = format!("\n### The last line gets worse: {FLOWS} TCP flows\n\n");
     text += "| what | policy | its share while well, % | once bad, % | of all rates, % | Mbit/s while well | once bad |\n|---|---|---|---|---|---|---|\n";
@@ -150,16 +152,50 @@ pub fn table(outcomes: &[Outcome]) -> String {
             o.steady(true, |sample| sample.mbit_s),
         );
     }
+    text + &kinds(outcomes).into_iter().map(|(kind, these)| by_time(kind, &these)).collect::<String>()
+}
+
+/// The outcomes of each kind of decline.
+fn kinds(outcomes: &[Outcome]) -> Vec<(&str, Vec<&Outcome>)> {
+    let mut kinds: Vec<(&str, Vec<&Outcome>)> = Vec::new();
+    for outcome in outcomes {
+        match kinds.iter_mut().find(|(kind, _)| *kind == outcome.decline) {
+            Some((_, these)) => these.push(outcome),
+            None => kinds.push((&outcome.decline, vec![outcome])),
+        }
+    }
+    kinds
+}
+
+/// The mean share of every two seconds, with what the line was in their middle.
+fn by_time(kind: &str, outcomes: &[&Outcome]) -> String {
+    let Some(first) = outcomes.first() else { return String::new() };
+    let mut text = format!(
+        "\nShare of the last line, percent, while its {kind} gets worse; in brackets Mbit/s of all\n\n| s | the line |"
+    );
+    outcomes.iter().for_each(|o| text += &format!(" {} |", o.policy));
+    text += &format!(" of all rates |\n|---|---|{}---|\n", "---|".repeat(outcomes.len()));
+    let mean =
+        |part: &[Sample], value: &dyn Fn(&Sample) -> f64| part.iter().map(value).sum::<f64>() / part.len() as f64;
+    for (nth, part) in first.samples.chunks(PER_LABEL).enumerate() {
+        let line = part[part.len() / 2].line;
+        let line =
+            Line { rate: line.rate.round(), delay: line.delay.round(), loss: (line.loss * 1e3).round() / 1e3, ..line };
+        text += &format!("| {} | {line} |", nth as f64 * LABEL.as_secs_f64());
+        for o in outcomes {
+            text += &o.samples.chunks(PER_LABEL).nth(nth).map_or(" |".into(), |part| {
+                format!(" {:.0} ({:.1}) |", mean(part, &Sample::share), mean(part, &|sample| sample.mbit_s))
+            });
+        }
+        text += &format!(" {:.0} |\n", mean(part, &|sample| sample.full(&first.lines)));
+    }
     text
 }
 
 /// One plot for each kind of decline: its name, and the share of the line over time.
 pub fn plots(outcomes: &[Outcome]) -> Vec<(String, String)> {
-    let mut kinds: Vec<&str> = outcomes.iter().map(|o| o.decline.as_str()).collect();
-    kinds.dedup();
     let names: Vec<String> = Policy::ALL.iter().map(|policy| (*policy).to_owned()).collect();
-    let draw = |kind: &str| {
-        let these: Vec<&Outcome> = outcomes.iter().filter(|o| o.decline == kind).collect();
+    let draw = |(kind, these): (&str, Vec<&Outcome>)| {
         let curve = |o: &Outcome, label: String, dashed, value: &dyn Fn(&Sample) -> f64| Curve {
             colour: plot::colour(if dashed { "budget" } else { &o.policy }, &names),
             label,
@@ -171,140 +207,15 @@ pub fn plots(outcomes: &[Outcome]) -> Vec<(String, String)> {
         let svg = plot::lines(&curves, "seconds", "% of all", false)?;
         Some((kind.to_owned(), plot::with_legend(&svg, &curves)))
     };
-    kinds.into_iter().filter_map(draw).collect()
+    kinds(outcomes).into_iter().filter_map(draw).collect()
 }
 
 /// A label every two seconds.
 fn second(sample: usize) -> String {
-    let steps = (2000 / STEP.as_millis()) as usize;
-    if sample.is_multiple_of(steps) { (sample / steps * 2).to_string() } else { String::new() }
-}
-
-/// What arrived of a stream that goes over every line, while the last one loses.
-#[derive(Clone, Debug, Serialize)]
-pub struct Broadcast {
-    policy: String,
-    loss: f64,
-    sent: u64,
-    lost: u64,
-    duplicated: u64,
-    reordered: u64,
-    gap_ms: f64,
-    /// Frames that each line carried from A to B.
-    frames: Vec<u64>,
-}
-
-/// A stream with 30 % loss on the last line; both gateways bond.
-pub fn broadcast(options: &Options, lines: &[Line]) -> Result<Vec<Broadcast>> {
-    const LOSS: f64 = 0.3;
-    let both = Options { far: super::Far::Bonded, ..options.clone() };
-    let mut outcomes = Vec::new();
-    for policy in options.policies(&["broadcast"]) {
-        options.say(&format!("broadcast: {policy}"));
-        let world = both.world(&policy, lines)?;
-        let bad = Line { loss: LOSS, ..lines[lines.len() - 1] };
-        world.becomes(lines.len() - 1, &bad);
-        let ((from, until, frames), seen) = traffic::stream(&world, false, |clock| {
-            std::thread::sleep(Duration::from_millis(500));
-            let (from, before) = (clock.now()?, world.carried());
-            crate::load::pause(options.window(10.0));
-            let (until, after) = (clock.now()?, world.carried());
-            let frames: Vec<u64> = after.iter().zip(&before).map(|(to, from)| to[0].frames - from[0].frames).collect();
-            // What is under way counts.
-            std::thread::sleep(Duration::from_millis(500));
-            Ok((from, until, frames))
-        })?;
-        let numbers = from.sent..until.sent;
-        let these = seen.datagrams.iter().filter(|(n, _)| numbers.contains(n)).map(|(n, at)| (n - from.sent, *at));
-        let d = judge(&these.collect(), until.sent - from.sent, from.at, until.at);
-        outcomes.push(Broadcast {
-            policy: policy.to_string(),
-            loss: LOSS,
-            sent: d.sent,
-            lost: d.lost,
-            duplicated: d.duplicated,
-            reordered: d.reordered,
-            gap_ms: d.gap_ms,
-            frames,
-        });
+    match sample.is_multiple_of(PER_LABEL) {
+        true => (sample / PER_LABEL * LABEL.as_secs() as usize).to_string(),
+        false => String::new(),
     }
-    Ok(outcomes)
-}
-
-/// Markdown.
-pub fn broadcast_table(outcomes: &[Broadcast]) -> String {
-    let mut text = "\n### One datagram a millisecond, 30 % lost on the last line, both gateways bond\n\n".to_owned();
-    text += "| policy | sent | lost | twice | out of order | longest gap, ms | frames by line |\n|---|---|---|---|---|---|---|\n";
-    for b in outcomes {
-        let Broadcast { policy, sent, lost, duplicated, reordered, gap_ms, frames, .. } = b;
-        text += &format!("| {policy} | {sent} | {lost} | {duplicated} | {reordered} | {gap_ms:.1} | {frames:?} |\n");
-    }
-    text
-}
-
-/// What passes while nothing is to be said.
-#[derive(Clone, Debug, Serialize)]
-pub struct Idle {
-    policy: String,
-    seconds: f64,
-    /// Bytes a second over each line, both ways together, Ethernet headers included.
-    lines: Vec<f64>,
-    /// Of these how many go from A to B.
-    out: Vec<f64>,
-    frames_per_s: f64,
-    by_root: f64,
-    gateways_cores: f64,
-}
-
-/// An idle peer.
-pub fn idle(options: &Options, lines: &[Line]) -> Result<Vec<Idle>> {
-    let mut outcomes = Vec::new();
-    for policy in options.policies(&["none", "active-backup"]) {
-        options.say(&format!("idle: {policy}"));
-        let world = options.world(&policy, lines)?;
-        let pids: Vec<u32> = world.bed().running().pids().into_iter().flatten().collect();
-        let cpu = || pids.iter().map(|&pid| lab::measure::cpu_time(pid)).sum::<Duration>();
-        let (start, before, root, busy) = (Instant::now(), world.carried(), world.by_root()?, cpu());
-        crate::load::pause(options.window(60.0));
-        if lab::interrupted() {
-            return Err(Error::Interrupted);
-        }
-        let (took, after) = (start.elapsed().as_secs_f64(), world.carried());
-        let pairs = || after.iter().zip(&before);
-        let rate = |n: u64| n as f64 / took;
-        outcomes.push(Idle {
-            policy: policy.to_string(),
-            seconds: took,
-            lines: pairs().map(|(to, from)| (0..2).map(|way| rate(to[way].bytes - from[way].bytes)).sum()).collect(),
-            out: pairs().map(|(to, from)| rate(to[0].bytes - from[0].bytes)).collect(),
-            frames_per_s: pairs()
-                .flat_map(|(to, from)| (0..2).map(|way| rate(to[way].frames - from[way].frames)))
-                .sum(),
-            by_root: rate(world.by_root()? - root),
-            gateways_cores: (cpu() - busy).as_secs_f64() / took,
-        });
-    }
-    Ok(outcomes)
-}
-
-/// Markdown.
-pub fn idle_table(outcomes: &[Idle]) -> String {
-    let mut text = "\n### Nothing is said\n\n".to_owned();
-    text += "| policy | bytes/s both ways, all lines | by line | from A to B | frames/s | root, bytes/s | gateways, cores |\n|---|---|---|---|---|---|---|\n";
-    let list = |values: &[f64]| values.iter().map(|v| format!("{v:.0}")).collect::<Vec<_>>().join(" + ");
-    for i in outcomes {
-        text += &format!(
-            "| {} | **{:.0}** | {} | {} | {:.1} | {:.0} | {:.4} |\n",
-            i.policy,
-            i.lines.iter().sum::<f64>(),
-            list(&i.lines),
-            list(&i.out),
-            i.frames_per_s,
-            i.by_root,
-            i.gateways_cores,
-        );
-    }
-    text
 }
 
 #[cfg(test)]
