@@ -1,19 +1,22 @@
-//! Which local addresses are links, and the UDP sockets on them: one for each shard on the primary port, as many on the
-//! secondary and the tertiary one, and for each shard but the first a lane, a socket with a port of its own. Knows sockets
-//! and names; what is sent over them is not its business.
+//! The links of this gateway and the UDP sockets on them: one for each shard on the primary port, as many on the secondary
+//! and the tertiary one, and for each shard but the first a lane, a socket with a port of its own. Which addresses and
+//! ports those are is said by the rooms below; what is sent over them is not known here.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod filter;
+mod ports;
+
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use node::{LocalSocketId, Port};
 use tracing::{debug, warn};
-use wire::endpoint::{Prefix, Scope, scope};
 
 use crate::backoff::Backoff;
-use crate::local_conf::LocalConf;
-use crate::netlink::{Interface, InterfaceAddress};
+
+pub use filter::{Filter, NEVER_BOUND, Wanted};
+pub use ports::{Ports, choose_port, draw_port, udp_port_is_free};
 
 /// Link addresses bound at a time; the rest is left out and reported. // spec: paths, "Binder"
 pub const MAX_LINKS: usize = 256;
@@ -27,127 +30,6 @@ pub const MAX_PORTED_LINKS: usize = 32;
 pub const MAX_LANED_LINKS: usize = 16;
 /// Ports tried for a lane before there is none.
 const LANE_PORT_TRIES: usize = 16;
-/// Interfaces that are never links: loopback, other overlays, other tunnels. // spec: paths, "Binder"
-pub const NEVER_BOUND: [&str; 4] = ["lo", "zt", "tun", "tap"];
-/// Where random ports begin, and how many there are. // spec: paths, "Sockets and ports"
-const RANDOM_PORT_BASE: u16 = 20000;
-const RANDOM_PORTS: u16 = 45500;
-const RANDOM_PORT_TRIES: usize = 256;
-/// Ports tried upwards from a random one for a secondary or tertiary port.
-const FURTHER_PORT_TRIES: u16 = 1000;
-
-/// What the operator says about links.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// If not empty: exactly these, whatever interface they are on.
-    pub bind: Vec<IpAddr>,
-    /// If not empty: only the interfaces of these names, tunnels and overlays of others included.
-    pub interfaces: Vec<String>,
-    /// Interfaces whose name starts so are left out.
-    pub interface_prefix_blacklist: Vec<String>,
-    /// Addresses inside are left out.
-    pub blacklist: Vec<Prefix>,
-    /// Loopback counts too.
-    pub allow_loopback: bool,
-}
-
-/// An address that should have sockets.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Wanted {
-    /// The address.
-    pub ip: IpAddr,
-    /// Its interface, which names the link.
-    pub link: String,
-    /// Bind to the interface as well.
-    pub bind_device: bool,
-}
-
-impl Wanted {
-    /// How to open a socket on it.
-    fn options(&self, port: u16) -> uring::udp::Options {
-        let mut options = uring::udp::Options::new(SocketAddr::new(self.ip, port));
-        options.device = self.bind_device.then(|| self.link.clone());
-        options
-    }
-}
-
-impl Filter {
-    /// What the operator's settings say.
-    pub fn new(conf: &LocalConf, allow_loopback: bool) -> Filter {
-        Filter {
-            bind: conf.settings.bind.clone(),
-            interfaces: conf.settings.interfaces.clone(),
-            interface_prefix_blacklist: conf.settings.interface_prefix_blacklist.clone(),
-            blacklist: conf.physical.iter().filter(|p| p.blacklist).map(|p| p.net).collect(),
-            allow_loopback,
-        }
-    }
-
-    /// The link addresses among `addresses`, leaving out `overlay`, our own addresses inside networks.
-    pub fn wanted(
-        &self,
-        interfaces: &[Interface],
-        addresses: &[InterfaceAddress],
-        overlay: &BTreeSet<IpAddr>,
-    ) -> Vec<Wanted> {
-        if !self.bind.is_empty() {
-            return self.bind.iter().map(|ip| self.fixed(*ip, interfaces, addresses)).collect();
-        }
-        let name = |index: u32| interfaces.iter().find(|i| i.index == index && i.up).map(|i| i.name.as_str());
-        let mut wanted: Vec<Wanted> = addresses
-            .iter()
-            .filter(|a| !a.passing && self.usable(a.ip) && !overlay.contains(&a.ip))
-            .filter_map(|a| Some((a, name(a.index)?)))
-            .filter(|(a, name)| self.interface_usable(name, a.ip))
-            .map(|(a, name)| Wanted { ip: a.ip, link: name.to_owned(), bind_device: !a.ip.is_loopback() })
-            .collect();
-        wanted.sort();
-        wanted.dedup_by_key(|w| w.ip);
-        wanted
-    }
-
-    /// An address of `bind`: no device, and a wildcard is allowed.
-    fn fixed(&self, ip: IpAddr, interfaces: &[Interface], addresses: &[InterfaceAddress]) -> Wanted {
-        let index = addresses.iter().find(|a| a.ip == ip).map(|a| a.index);
-        let link = interfaces.iter().find(|i| Some(i.index) == index).map(|i| i.name.clone());
-        Wanted { ip, link: link.unwrap_or_else(|| ip.to_string()), bind_device: false }
-    }
-
-    fn usable(&self, ip: IpAddr) -> bool {
-        if self.blacklist.iter().any(|p| p.bits > 0 && p.contains(ip)) {
-            return false;
-        }
-        match scope(ip) {
-            Scope::PseudoPrivate | Scope::Global | Scope::Shared | Scope::Private => true,
-            Scope::Loopback => self.allow_loopback,
-            Scope::None | Scope::Multicast | Scope::LinkLocal => false,
-        }
-    }
-
-    fn interface_usable(&self, name: &str, ip: IpAddr) -> bool {
-        if ip.is_loopback() {
-            return self.allow_loopback;
-        }
-        let listed = match self.interfaces.is_empty() {
-            true => !NEVER_BOUND.iter().any(|p| name.starts_with(p)),
-            false => self.interfaces.iter().any(|i| i == name),
-        };
-        listed && !self.interface_prefix_blacklist.iter().any(|p| name.starts_with(p.as_str()))
-    }
-
-    /// Whether no address of this interface can be a link.
-    pub fn leaves_out(&self, name: &str) -> bool {
-        let any = IpAddr::from([192, 0, 2, 1]);
-        self.bind.is_empty() && !(self.allow_loopback && name == "lo") && !self.interface_usable(name, any)
-    }
-
-    /// Interfaces that are asked for and not there.
-    pub fn missing(&self, interfaces: &[Interface]) -> BTreeSet<String> {
-        let there = |name: &&String| interfaces.iter().any(|i| i.name == **name);
-        self.interfaces.iter().filter(|name| !there(name)).cloned().collect()
-    }
-}
-
 /// A link address with its sockets open elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -174,17 +56,6 @@ pub struct Further {
     pub port: Port,
     /// Its number.
     pub number: u16,
-}
-
-/// The ports in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
-    /// The one that is known, and the API's.
-    pub primary: u16,
-    /// A second chance.
-    pub secondary: Option<u16>,
-    /// The one that routers are asked to map.
-    pub tertiary: Option<u16>,
 }
 
 /// The sockets of a new link, to be handed out.
@@ -494,129 +365,20 @@ impl Links {
     }
 }
 
-/// The port to use: `wanted` if UDP and TCP are free there, or a random one if it is 0.
-pub fn choose_port(wanted: u16) -> io::Result<u16> {
-    if wanted != 0 {
-        return port_is_free(wanted).map(|()| wanted);
-    }
-    let candidates = (0..RANDOM_PORT_TRIES).map(|_| RANDOM_PORT_BASE + rand::random_range(0..RANDOM_PORTS));
-    let mut last = io::Error::other("no free port");
-    for port in candidates {
-        match port_is_free(port) {
-            Ok(()) => return Ok(port),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
-}
-
-/// A random port that is free, for secondary and tertiary sockets. // spec: paths, "Sockets and ports"
-pub fn draw_port() -> Option<u16> {
-    let first = RANDOM_PORT_BASE + rand::random_range(0..RANDOM_PORTS);
-    let mut candidates = (first..=u16::MAX).take(FURTHER_PORT_TRIES.into());
-    candidates.find(|port| udp_port_is_free(*port).is_ok())
-}
-
-fn port_is_free(port: u16) -> io::Result<()> {
-    udp_port_is_free(port)?;
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(drop)
-}
-
-/// Nobody on this host has the UDP port.
-pub fn udp_port_is_free(port: u16) -> io::Result<()> {
-    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn ip(s: &str) -> IpAddr {
         s.parse().expect("ip")
     }
 
-    fn interface(index: u32, name: &str) -> Interface {
-        Interface { index, name: name.into(), up: true }
-    }
-
-    fn address(index: u32, text: &str) -> InterfaceAddress {
-        InterfaceAddress { index, ip: ip(text), bits: 24, passing: false }
-    }
-
-    fn names(wanted: &[Wanted]) -> Vec<String> {
-        wanted.iter().map(|w| format!("{}@{}", w.ip, w.link)).collect()
-    }
-
-    #[test]
-    fn only_routable_addresses_of_real_interfaces_are_links() {
-        let interfaces = [
-            interface(1, "lo"),
-            interface(2, "eth0"),
-            interface(3, "ztgrshixuw"),
-            interface(4, "docker0"),
-            interface(5, "wg0"),
-        ];
-        let mut privacy = address(2, "2001:db8::99");
-        privacy.passing = true;
-        let addresses = [
-            address(1, "127.0.0.1"),
-            address(2, "192.0.2.5"),
-            address(2, "fe80::1234"),
-            address(2, "2001:db8::5"),
-            privacy,
-            address(3, "10.147.20.5"),
-            address(4, "172.17.0.1"),
-            address(5, "10.9.0.1"),
-        ];
-        let mut filter = Filter::default();
-        let all = filter.wanted(&interfaces, &addresses, &BTreeSet::new());
-        assert_eq!(names(&all), ["10.9.0.1@wg0", "172.17.0.1@docker0", "192.0.2.5@eth0", "2001:db8::5@eth0"]);
-        filter.interface_prefix_blacklist = vec!["docker".into()];
-        filter.blacklist = vec!["2001:db8::/32".parse().expect("prefix")];
-        let overlay = BTreeSet::from([ip("10.9.0.1")]);
-        assert_eq!(names(&filter.wanted(&interfaces, &addresses, &overlay)), ["192.0.2.5@eth0"]);
-        filter.allow_loopback = true;
-        assert!(names(&filter.wanted(&interfaces, &addresses, &overlay)).contains(&"127.0.0.1@lo".into()));
-    }
-
-    #[test]
-    fn an_interface_that_is_down_is_no_link() {
-        let down = Interface { up: false, ..interface(2, "eth0") };
-        assert!(Filter::default().wanted(&[down], &[address(2, "192.0.2.5")], &BTreeSet::new()).is_empty());
-    }
-
-    #[test]
-    fn with_bind_exactly_those_addresses_are_links_without_device() {
-        let filter = Filter { bind: vec![ip("192.0.2.5"), ip("0.0.0.0")], ..Filter::default() };
-        let wanted = filter.wanted(&[interface(2, "eth0")], &[address(2, "192.0.2.5")], &BTreeSet::new());
-        assert_eq!(names(&wanted), ["192.0.2.5@eth0", "0.0.0.0@0.0.0.0"]);
-        assert!(wanted.iter().all(|w| !w.bind_device));
-    }
-
     /// No port but this one.
     fn only(primary: u16) -> Ports {
         Ports { primary, secondary: None, tertiary: None }
-    }
-
-    #[test]
-    fn a_white_list_names_interfaces_tunnels_too_and_a_black_list_still_counts() {
-        let interfaces = [interface(2, "eth0"), interface(3, "wwan0"), interface(4, "tun0"), interface(5, "eth00")];
-        let addresses =
-            [address(2, "10.1.0.1"), address(3, "10.2.0.1"), address(4, "10.3.0.1"), address(5, "10.4.0.1")];
-        let names_of = |list: &[&str], black: &[&str]| {
-            let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-            let filter = Filter { interfaces: own(list), interface_prefix_blacklist: own(black), ..Filter::default() };
-            (names(&filter.wanted(&interfaces, &addresses, &BTreeSet::new())), filter.missing(&interfaces))
-        };
-        let (wanted, missing) = names_of(&["eth0", "tun0", "ppp0"], &[]);
-        assert_eq!(wanted, ["10.1.0.1@eth0", "10.3.0.1@tun0"]);
-        assert_eq!(missing, BTreeSet::from(["ppp0".to_owned()]));
-        assert_eq!(names_of(&["eth0", "wwan0"], &["eth"]).0, ["10.2.0.1@wwan0"]);
-        assert!(names_of(&[], &[]).1.is_empty());
     }
 
     #[test]
@@ -736,12 +498,5 @@ mod tests {
         assert_eq!(links.iter().count(), MAX_LINKS);
         links.reconcile(2, &wanted[1..]);
         assert_eq!(links.left_out(), 0);
-    }
-
-    #[test]
-    fn a_port_in_use_is_an_error() {
-        let taken = UdpSocket::bind("127.0.0.1:0").expect("bind");
-        let port = taken.local_addr().expect("address").port();
-        assert!(choose_port(port).is_err());
     }
 }
