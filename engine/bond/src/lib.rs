@@ -65,5 +65,5 @@ pub use bond::{Action, Bond, Counters, Hint, Observed, Refused};
 pub use explain::{Decision, Reason, Why};
 pub use path::{NewPath, PathId};
 pub use plan::{Plan, PlanPath};
-pub use seen::Seen;
+pub use seen::{Seen, Shares};
 pub use select::{Choice, Selector};

@@ -17,7 +17,7 @@
 //!         FromShard::Datagram { socket, remote, mut bytes, .. } => { /* node.handle_datagram(.., &mut bytes) */ }
 //!         FromShard::Opened { .. } | FromShard::Reassembled { .. } => { /* node.handle_opened(..) ... */ }
 //!         FromShard::Frame { .. } => { /* node.handle_tap_frame(..) */ }
-//!         FromShard::Activity(_) => { /* node.handle_activity(..) */ }
+//!         FromShard::Activity { .. } => { /* node.handle_activity(..) */ }
 //!         FromShard::Narrow { .. } => { /* node.narrow(..) */ }
 //!         FromShard::SendFailed { .. } => { /* a path became narrower, or nobody is there */ }
 //!         FromShard::SocketGone { .. } | FromShard::TapGone { .. } => { /* open it again, after a pause */ }
@@ -179,7 +179,12 @@ pub enum FromShard {
         frame: Buffer,
     },
     /// What frames went over which paths since the shard's last report.
-    Activity(Report),
+    Activity {
+        /// Which shard's.
+        shard: usize,
+        /// What it says.
+        report: Report,
+    },
     /// Datagrams as long as this take several IP packets to get there.
     Narrow {
         /// The socket they leave by.

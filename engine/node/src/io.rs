@@ -249,6 +249,10 @@ pub enum PlanChange {
         address: Address,
         /// The frame's ID.
         packet_id: u64,
+        /// The socket to which the acknowledgement came, which is that by which its copy of the frame left.
+        socket: LocalSocketId,
+        /// Where it came from.
+        remote: SocketAddr,
         /// When the acknowledgement came, us.
         at_us: u64,
     },

@@ -22,7 +22,7 @@ impl Node {
         let socket = arrival.lane.unwrap_or(socket);
         let matched = self.expectations.matched(id, ok.in_re.verb, from, socket, remote, now.ms());
         let Some(matched) = matched else {
-            if ok.in_re.verb == Verb::ExtFrame as u8 && self.hand_ack_on(now, from, id) {
+            if ok.in_re.verb == Verb::ExtFrame as u8 && self.hand_ack_on(now, from, &arrival.path, id) {
                 return Ok(Heard::NO);
             }
             self.counters.reply_unexpected += 1;

@@ -22,7 +22,7 @@ impl Shard {
         let Ok(view) = Packet::new(packet) else { return false };
         let Ok(ok) = OkMessage::parse(view.payload()) else { return false };
         let ours = ok.in_re.verb == Verb::ExtFrame as u8 && !view.compressed();
-        if !ours || !bond.acked(from.now.mono_us, ok.in_re.packet_id, Some(path), &mut self.counters) {
+        if !ours || !bond.acked(from.now.mono_us, ok.in_re.packet_id, path, &mut self.counters) {
             return false;
         }
         bond.enlist(sender, &mut self.tables.bonds);

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use wire::message::OrderMark;
 use wire::{Address, NetworkId};
 
 use crate::SocketId;
@@ -34,7 +35,7 @@ pub trait Egress {
     /// Hands to the control plane what a shard does not do. A full queue drops and counts.
     fn control(&mut self, what: ToControl<'_>);
 
-    /// Gives a TCP segment to the shard where those of its flow meet, if they come to several shards. False: it is to be
+    /// Gives a frame to the shard where those of its flow meet, if they come to several shards. False: it is to be
     /// delivered here.
     fn meet(&mut self, stray: &Stray<'_>) -> bool {
         let _ = stray;
@@ -42,7 +43,8 @@ pub trait Egress {
     }
 }
 
-/// A TCP segment of a peer whose frames come to several shards: opened and judged, ready for the TAP.
+/// A frame of a peer whose frames come to several shards, a TCP segment or one with an order mark: opened and judged,
+/// ready for the TAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stray<'a> {
     /// The peer.
@@ -55,6 +57,8 @@ pub struct Stray<'a> {
     pub network: NetworkId,
     /// The frame, header included.
     pub frame: &'a [u8],
+    /// What its sender says of its place in its flow.
+    pub mark: Option<OrderMark>,
 }
 
 /// What a shard leaves to the control plane.

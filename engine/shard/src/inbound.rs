@@ -235,10 +235,9 @@ impl Shard {
         self.clamp_to_tap(id, &mut packet[ethernet..]);
         match order {
             None => self.coalescer.push(id, &packet[ethernet..], out, &mut self.counters),
-            Some(mut order) => {
-                order.mark = mark;
+            Some(order) => {
                 let Path { socket, remote } = path;
-                let frame = Stray { peer: sender, socket, remote, network: id, frame: &packet[ethernet..] };
+                let frame = Stray { peer: sender, socket, remote, network: id, frame: &packet[ethernet..], mark };
                 self.in_order(now, order, &frame, out);
             }
         }

@@ -38,7 +38,7 @@ use wire::packet::MAX_PACKET;
 use wire::{Address, Now};
 
 pub use activity::{ACTIVITY_PATHS_MAX, ARRIVALS_MAX, Activity, Arrival, Receipt, Report};
-pub use bonded::{BOND_FLOWS, REQUESTS_MAX, SEEN_MAX, WAITING_BYTES_MAX, WAITING_PACKETS_MAX};
+pub use bonded::{BOND_FLOWS, REQUESTS_MAX, SEEN_MAX, WAITING_BYTES_MAX, WAITING_PACKETS_MAX, flow};
 pub use clamp::MSS_MIN;
 pub use coalesce::{Coalescer, DATAGRAMS_MAX, FLOWS_MAX};
 pub use egress::{Egress, Stray, TapSlot, ToControl};

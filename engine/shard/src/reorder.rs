@@ -1,6 +1,6 @@
-//! The last step of a frame's way in, for peers that are heard over several paths: their TCP segments reach the coalescer
-//! in the order of their flow. A peer heard over one path costs a comparison. Which segment waits, and for how long, is
-//! judged by `bond`.
+//! The last step of a frame's way in, for peers that are heard over several paths: their TCP segments, and all frames with
+//! an order mark, reach the coalescer in the order of their flow. Where they come to several shards, they meet in one first. A
+//! peer heard over one path costs a comparison. Which frame waits, and for how long, is judged by `bond`.
 
 use std::hash::BuildHasher;
 
@@ -31,8 +31,6 @@ pub(crate) struct Order {
     by: Option<u8>,
     /// Its flow may come to other shards too.
     scattered: bool,
-    /// What its sender says of its place, which says more than a sequence number, but only where the whole flow comes.
-    pub(crate) mark: Option<OrderMark>,
 }
 
 impl Heard {
@@ -55,7 +53,7 @@ impl Peer {
     /// A frame of it came over a path. None: nothing is to be done about its order.
     pub(crate) fn came(&mut self, now_us: u64, path: Path) -> Option<Order> {
         let (by, scattered) = (self.heard.by(now_us, path), self.heard.scattered && self.bonds());
-        (by.is_some() || scattered).then_some(Order { by, scattered, mark: None })
+        (by.is_some() || scattered).then_some(Order { by, scattered })
     }
 }
 
@@ -87,28 +85,29 @@ impl Reorder {
 impl Shard {
     /// A frame for a TAP whose place among others is to be found.
     pub(crate) fn in_order(&mut self, now: Now, order: Order, came: &Stray<'_>, out: &mut impl Egress) {
-        let Stray { peer, network, frame, .. } = *came;
+        let Stray { peer, network, frame, mark, .. } = *came;
         let mut source = self.tables.peers.get_mut(&peer).and_then(|peer| peer.heard.source.as_deref_mut());
         let (resequencer, coalescer, counters) =
             (&mut self.reorder.resequencer, &mut self.coalescer, &mut self.counters);
-        if let (Some(OrderMark(counter)), Some(source), Some(by), Some(([.., e0, e1], payload))) = (
-            order.mark.filter(|_| !order.scattered),
-            &mut source,
-            order.by,
-            frame.split_first_chunk::<ETHERNET_HEADER_LEN>(),
-        ) {
+        let segment = match frame.split_first_chunk::<ETHERNET_HEADER_LEN>() {
+            Some(([.., e0, e1], payload)) if mark.is_none() => {
+                resequencer.read(network.0, u16::from_be_bytes([*e0, *e1]), payload)
+            }
+            _ => None,
+        };
+        let ordered = mark.is_some() || segment.is_some_and(|segment| segment.len > 0);
+        if order.scattered && ordered && out.meet(came) {
+            counters.strays_given += 1;
+            return;
+        }
+        // A mark says more than a sequence number.
+        if let (Some(OrderMark(counter)), Some(source), Some(by), Some(([.., e0, e1], payload))) =
+            (mark, &mut source, order.by, frame.split_first_chunk::<ETHERNET_HEADER_LEN>())
+        {
             let (hasher, ethertype) = (&self.reorder.hasher, u16::from_be_bytes([*e0, *e1]));
             let flow = hasher.hash_one((peer.to_u64(), network.0, flow(hasher, ethertype, payload)));
             let let_go = &mut |network, frame: &[u8]| coalescer.push(NetworkId(network), frame, out, counters);
             return resequencer.marked(now.mono_us, source, by, (flow, counter), network.0, frame, let_go);
-        }
-        let segment = match frame.split_first_chunk::<ETHERNET_HEADER_LEN>() {
-            Some(([.., e0, e1], payload)) => resequencer.read(network.0, u16::from_be_bytes([*e0, *e1]), payload),
-            None => None,
-        };
-        if order.scattered && segment.is_some_and(|segment| segment.len > 0) && out.meet(came) {
-            counters.strays_given += 1;
-            return;
         }
         let (Some(segment), Some(source), Some(by)) = (segment, source, order.by) else {
             return coalescer.push(network, frame, out, counters);
@@ -118,16 +117,17 @@ impl Shard {
         });
     }
 
-    /// Takes a frame that another shard [gave](Egress::meet), because the segments of its flow meet here.
+    /// Takes a frame that another shard [gave](Egress::meet), because those of its flow meet here.
     pub fn stray(&mut self, now: Now, stray: &Stray<'_>, out: &mut impl Egress) {
         self.counters.strays_taken += 1;
         let path = Path { socket: stray.socket, remote: stray.remote };
         let peer = self.tables.peers.get_mut(&stray.peer).filter(|_| self.reorder.on);
         let by = peer.and_then(|peer| peer.heard.by(now.mono_us, path));
-        self.in_order(now, Order { by, scattered: false, mark: None }, stray, out);
+        self.in_order(now, Order { by, scattered: false }, stray, out);
     }
 
-    /// Whether other shards hear a peer too. If it bonds, its segments are offered to [`Egress::meet`] then.
+    /// Whether other shards hear a peer too. If it bonds, what can be put in order is offered to
+    /// [`Egress::meet`] then.
     pub fn set_scattered(&mut self, peer: Address, scattered: bool) {
         if let Some(peer) = self.tables.peers.get_mut(&peer) {
             peer.heard.scattered = scattered;

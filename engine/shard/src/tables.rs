@@ -16,7 +16,7 @@ use crate::activity::{Ledger, Report};
 use crate::bonded::{Bonded, Bonds};
 use crate::filter::Rules;
 use crate::reorder::Heard;
-use crate::{Counters, ETHERNET_HEADER_LEN, SocketId};
+use crate::{Counters, ETHERNET_HEADER_LEN, Path, SocketId};
 
 /// Peers a shard knows. More are refused: their packets go to the control plane. // spec: paths, "Hardening bounds", peers
 pub const PEERS_MAX: usize = 65_536;
@@ -82,6 +82,10 @@ pub enum Update {
         address: Address,
         /// The frame's ID.
         packet_id: u64,
+        /// The socket to which the acknowledgement came.
+        socket: SocketId,
+        /// Where it came from.
+        remote: SocketAddr,
         /// When the acknowledgement came, us.
         at_us: u64,
     },
@@ -290,9 +294,9 @@ impl Tables {
                     bonded.enlist(address, &mut self.bonds);
                 }
             }
-            Update::Acked { address, packet_id, at_us } => {
+            Update::Acked { address, packet_id, socket, remote, at_us } => {
                 if let Some(bonded) = self.peers.get_mut(&address).and_then(|peer| peer.bond.as_deref_mut())
-                    && bonded.acked(at_us, packet_id, None, counters)
+                    && bonded.acked(at_us, packet_id, Path { socket, remote }, counters)
                 {
                     bonded.enlist(address, &mut self.bonds);
                 }

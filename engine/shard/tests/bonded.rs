@@ -225,13 +225,36 @@ fn some_frames_ask_for_acknowledgement_and_the_answer_is_seen() {
     }
 }
 
+/// The control plane passes on an acknowledgement that came over a path.
+fn acked(over: PathId, packet_id: u64) -> Update {
+    let Route { socket, remote, .. } = route(over);
+    Update::Acked { address: BOB, packet_id, socket, remote, at_us: at(5000).mono_us }
+}
+
+#[test]
+fn an_acknowledgement_of_a_copy_that_another_shard_got_counts_for_the_path_it_came_by() {
+    let mut alice = alice(plan(Policy::Broadcast, &[A, B]));
+    let sent = send(&mut alice, NOW, &udp(1, 100));
+    let packet_id = Packet::new(&sent[0].2[..]).unwrap().id();
+    let nowhere = Update::Acked { address: BOB, packet_id, socket: SOCKET, remote: remote(), at_us: NOW.mono_us };
+    for update in [nowhere, acked(B, packet_id), acked(B, packet_id)] {
+        alice.apply(update);
+    }
+    let taken = |seen: Vec<Seen>| -> Vec<PathId> {
+        seen.iter().filter_map(|seen| if let Seen::Acked { path, .. } = seen { Some(*path) } else { None }).collect()
+    };
+    assert_eq!(taken(seen(&mut alice, at(6000))), [B], "once, and only by a path that a copy took");
+    alice.apply(acked(A, packet_id));
+    assert_eq!(taken(seen(&mut alice, at(7000))), [A]);
+}
+
 #[test]
 fn another_shard_takes_its_own_acknowledgement_from_the_control_plane() {
     let mut alice = alice(plan(Policy::ActiveBackup, &[A]));
     let sent = send(&mut alice, NOW, &udp(1, 100));
     let packet_id = Packet::new(&sent[0].2[..]).unwrap().id();
-    alice.apply(Update::Acked { address: BOB, packet_id: packet_id ^ 1, at_us: at(5000).mono_us });
-    alice.apply(Update::Acked { address: BOB, packet_id, at_us: at(5000).mono_us });
+    alice.apply(acked(A, packet_id ^ 1));
+    alice.apply(acked(A, packet_id));
     let acked = Seen::Acked { path: A, packet_id, at_us: at(5000).mono_us };
     assert_eq!(
         seen(&mut alice, at(6000)).iter().filter(|seen| matches!(seen, Seen::Acked { .. })).collect::<Vec<_>>(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bond::config::Policy;
 use bond::{PathId, Plan, PlanPath};
-use shard::{Bonding, Report, Route, Shard, SocketId, Update};
+use shard::{Bonding, Report, Route, Shard, SocketId, Stray, Update};
 use support::*;
 use wire::message::{ExtFrame, Features};
 use wire::packet::{HDR_LEN, Packet, Suite};
@@ -123,6 +123,47 @@ fn without_marks_they_come_out_in_the_order_of_arrival() {
     let (numbers, _) = brought(&mut bob, &left);
     assert_eq!(numbers.len(), FRAMES as usize);
     assert!(late(&numbers[50..]) > 30);
+}
+
+#[test]
+fn where_the_paths_come_to_two_shards_marked_frames_meet_in_one_and_come_out_in_order() {
+    for scattered in [true, false] {
+        let mut alice = alice(true);
+        let left = sent(&mut alice);
+        let (mut first, mut second) = (bob(Features::ALL), bob(Features::ALL));
+        let mut way: Vec<_> =
+            left.iter().map(|(us, by, bytes)| (us + if *by == route(2) { 5000 } else { 1000 }, by, bytes)).collect();
+        way.sort_by_key(|(us, ..)| *us);
+        // Each hears one path only; what the second one gets goes to the first.
+        let (mut out, mut others) = (Outside::default(), Outside { meets: scattered, ..Outside::default() });
+        for (us, by, bytes) in way {
+            while let Some(due) = first.release_due_us().filter(|due| *due <= us) {
+                first.release(at(due), &mut out);
+            }
+            if *by == route(1) {
+                first.set_scattered(ALICE, scattered);
+                first.inbound(at(us), by.socket, by.remote, &mut bytes.clone(), &mut out);
+            } else {
+                second.set_scattered(ALICE, scattered);
+                second.inbound(at(us), by.socket, by.remote, &mut bytes.clone(), &mut others);
+                second.flush(&mut others);
+                for (peer, socket, remote, frame, mark) in others.strays.drain(..) {
+                    assert!(mark.is_some());
+                    let stray = Stray { peer, socket, remote, network: NETWORK, frame: &frame, mark };
+                    first.stray(at(us), &stray, &mut out);
+                }
+                out.frames.append(&mut others.frames);
+            }
+            first.flush(&mut out);
+        }
+        first.release(at(9_000_000), &mut out);
+        first.flush(&mut out);
+        let numbers: Vec<u32> =
+            out.frames.iter().map(|(_, frame)| u32::from_be_bytes(frame[42..46].try_into().unwrap())).collect();
+        assert_eq!(numbers.len(), FRAMES as usize);
+        let late = late(&numbers[50..]);
+        assert_eq!((late == 0, late > 30), (scattered, !scattered), "{late} late: {numbers:?}");
+    }
 }
 
 #[test]

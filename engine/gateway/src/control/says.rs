@@ -87,14 +87,14 @@ impl Control {
                 node.handle_opened(now, node_socket(socket), remote, &mut packet);
             }
             FromShard::Frame { network, frame } => node.handle_tap_frame(now, network, &frame),
-            FromShard::Activity(seen) => {
+            FromShard::Activity { shard, report: seen } => {
                 let activity: Vec<node::Activity> = seen.activity.iter().map(node_activity).collect();
                 node.handle_activity(now, &activity);
                 let arrivals: Vec<node::Arrival> = seen.arrivals.iter().map(node_arrival).collect();
                 node.handle_arrivals(now, &arrivals);
                 let receipts: Vec<node::Receipt> = seen.receipts.iter().map(node_receipt).collect();
                 node.handle_receipts(now, &receipts);
-                node.handle_bonds(now, &seen.bonds);
+                node.handle_bonds(now, shard, &seen.bonds);
             }
             FromShard::Narrow { socket, remote, bytes } => self.narrow(now, socket, remote, bytes),
             FromShard::SendFailed { socket, remote, bytes, error } => {

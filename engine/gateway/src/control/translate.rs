@@ -79,7 +79,9 @@ pub(super) fn shard_update(own: Address, change: PlanChange) -> Update {
         PlanChange::PeerGone(address) => Update::PeerGone(address),
         PlanChange::Bond { address, bond } => Update::Bond { address, bond: bond.map(|b| Arc::new(shard_bonding(&b))) },
         PlanChange::Given { address, given } => Update::Given { address, given },
-        PlanChange::Acked { address, packet_id, at_us } => Update::Acked { address, packet_id, at_us },
+        PlanChange::Acked { address, packet_id, socket, remote, at_us } => {
+            Update::Acked { address, packet_id, socket: shard_socket(socket), remote, at_us }
+        }
         PlanChange::Network { id, mtu, fast } => Update::Network { id, mac: Mac::of_member(id, own), mtu, fast },
         PlanChange::NetworkGone(id) => Update::NetworkGone(id),
         PlanChange::Member { network, address, allowed } => Update::Member { network, address, allowed },

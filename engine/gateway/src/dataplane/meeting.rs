@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bond::inner::Inner;
 use crossbeam::queue::ArrayQueue;
+use foldhash::fast::FixedState;
 use foldhash::quality::RandomState;
 use shard::{ETHERNET_HEADER_LEN, SocketId, Stray};
 use uring::Waker;
+use wire::message::OrderMark;
 use wire::{Address, NetworkId, Now};
 
 /// Shards that can be told apart. More put nothing in order among themselves.
@@ -31,12 +32,13 @@ pub(super) struct Given {
     remote: SocketAddr,
     network: NetworkId,
     frame: Vec<u8>,
+    mark: Option<OrderMark>,
 }
 
 impl Given {
     pub(super) fn stray(&self) -> Stray<'_> {
-        let Given { peer, socket, remote, network, ref frame } = *self;
-        Stray { peer, socket, remote, network, frame }
+        let Given { peer, socket, remote, network, ref frame, mark } = *self;
+        Stray { peer, socket, remote, network, frame, mark }
     }
 }
 
@@ -50,6 +52,7 @@ struct Desk {
 /// Shared by all shards.
 pub(super) struct Meeting {
     hasher: RandomState,
+    flow_hasher: FixedState,
     peers: Box<[AtomicU64]>,
     flows: Box<[AtomicU64]>,
     desks: Box<[Desk]>,
@@ -63,6 +66,7 @@ impl Meeting {
             || Desk { given: ArrayQueue::new(STRAYS_MAX), spare: ArrayQueue::new(SPARE_MAX), waker: OnceLock::new() };
         (2..=SHARDS_MAX).contains(&shards).then(|| Meeting {
             hasher: RandomState::default(),
+            flow_hasher: FixedState::with_seed(rand::random()),
             peers: notes(),
             flows: notes(),
             desks: (0..shards).map(|_| desk()).collect(),
@@ -81,11 +85,10 @@ impl Meeting {
         note(&self.peers, self.hasher.hash_one(peer), shard, epoch(now)).count_ones() > 1
     }
 
-    /// A shard has got a TCP segment: another one, if the flow is put in order there.
+    /// A shard has got a frame that can be put in order: another one, if that is done there.
     pub(super) fn elsewhere(&self, shard: usize, frame: &[u8], now: Now) -> Option<usize> {
         let ([.., e0, e1], payload) = frame.split_first_chunk::<ETHERNET_HEADER_LEN>()?;
-        let inner = Inner::parse(u16::from_be_bytes([*e0, *e1]), payload)?;
-        let hash = self.hasher.hash_one((inner.addresses, inner.ports()?));
+        let hash = shard::flow(&self.flow_hasher, u16::from_be_bytes([*e0, *e1]), payload);
         let hearing = note(&self.flows, hash, shard, epoch(now));
         // Any of those that hear it, always the same.
         let nth = (hash >> 32) as u32 % hearing.count_ones().max(1);
@@ -99,8 +102,8 @@ impl Meeting {
         let mut frame = desk.spare.pop().unwrap_or_default();
         frame.clear();
         frame.extend_from_slice(stray.frame);
-        let Stray { peer, socket, remote, network, .. } = *stray;
-        desk.given.push(Given { peer, socket, remote, network, frame }).is_ok()
+        let Stray { peer, socket, remote, network, mark, .. } = *stray;
+        desk.given.push(Given { peer, socket, remote, network, frame, mark }).is_ok()
     }
 
     /// Frames that wait for a shard.
@@ -189,6 +192,29 @@ mod tests {
     }
 
     #[test]
+    fn flows_without_ports_meet_too_and_the_pieces_of_a_datagram_with_them() {
+        let meeting = Meeting::new(2).unwrap();
+        let of = |protocol: u8, fragment: u8, id: u8, ports: u8| {
+            let ip = [0x45, 0, 0, 60, 0, id, fragment, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+            [&[0; 12][..], &[8, 0], &ip, &[ports; 40]].concat()
+        };
+        let mut given = [0; 2];
+        for n in 0..50 {
+            let esp = of(50, 0, 0, n);
+            let pieces = [of(17, 0x20, n, n), of(17, 0x01, n, 0)];
+            assert_eq!(meeting.elsewhere(0, &esp, at(5)), None);
+            let first = meeting.elsewhere(1, &esp, at(5)).unwrap_or(1);
+            assert_eq!(meeting.elsewhere(0, &esp, at(5)).unwrap_or(0), first);
+            assert_eq!(meeting.elsewhere(0, &pieces[0], at(5)), None);
+            let second = meeting.elsewhere(1, &pieces[1], at(5)).unwrap_or(1);
+            assert_eq!(meeting.elsewhere(0, &pieces[0], at(5)).unwrap_or(0), second);
+            given[0] += usize::from(first == 0);
+            given[1] += usize::from(second == 0);
+        }
+        assert!(given.iter().all(|n| (10..40).contains(n)), "{given:?}");
+    }
+
+    #[test]
     fn who_is_heard_by_several_is_known_for_seconds() {
         let (meeting, peer) = (Meeting::new(2).unwrap(), Address::from_u64(0xfcac9e2c1f));
         assert!(!meeting.heard(0, peer, at(254)));
@@ -202,8 +228,9 @@ mod tests {
     fn what_is_given_arrives_and_a_full_desk_refuses() {
         let meeting = Meeting::new(2).unwrap();
         let (peer, socket, network) = (Address::from_u64(0xfcac9e2c1f), SocketId(3), NetworkId(7));
+        let mark = Some(OrderMark(9));
         let stray =
-            Stray { peer, socket, remote: SocketAddr::from(([192, 0, 2, 1], 9993)), network, frame: &[1, 2, 3] };
+            Stray { peer, socket, remote: SocketAddr::from(([192, 0, 2, 1], 9993)), network, frame: &[1, 2, 3], mark };
         for _ in 0..STRAYS_MAX {
             assert!(meeting.give(1, &stray));
         }

@@ -160,7 +160,7 @@ fn sealed_frames_carry_an_overlay_between_two_data_planes() {
                 }
             }
             let activity = next_that(&mut a, |message| match message {
-                FromShard::Activity(report) => Some(report),
+                FromShard::Activity { report, .. } => Some(report),
                 _ => None,
             });
             let activity = activity.await;
@@ -511,12 +511,12 @@ fn a_storm_of_refused_datagrams_hides_neither_a_lost_link_nor_activity() {
         let error = io::ErrorKind::HostUnreachable.into();
         outbox.refused(FromShard::SendFailed { socket: LINK, remote, bytes: 1, error });
     }
-    outbox.report(FromShard::Activity(shard::Report::default()));
+    outbox.report(FromShard::Activity { shard: 0, report: shard::Report::default() });
     let error = Some(io::ErrorKind::NotConnected.into());
     outbox.lost(FromShard::SocketGone { shard: 0, socket: LINK, error });
     let first: Vec<_> = (0..3).filter_map(|_| inbox.try_recv()).collect();
     assert!(first.iter().any(|message| matches!(message, FromShard::SocketGone { .. })), "{first:?}");
-    assert!(first.iter().any(|message| matches!(message, FromShard::Activity(_))), "{first:?}");
+    assert!(first.iter().any(|message| matches!(message, FromShard::Activity { .. })), "{first:?}");
     assert_eq!((drops.counters().refusals, drops.counters().reports), (10, 0));
 }
 

@@ -255,7 +255,7 @@ impl Worker {
         let mut report = Report::default();
         self.shard.bond_tick(self.clock.now(now), &mut report);
         if !report.is_empty() {
-            self.outbox.report(FromShard::Activity(report));
+            self.outbox.report(FromShard::Activity { shard: self.number, report });
         }
         self.next_bond_tick = None;
     }
@@ -279,7 +279,8 @@ impl Worker {
             }
         }
         if !self.report.is_empty() {
-            self.outbox.report(FromShard::Activity(std::mem::take(&mut self.report)));
+            let report = std::mem::take(&mut self.report);
+            self.outbox.report(FromShard::Activity { shard: self.number, report });
         }
         self.publish(ring);
     }

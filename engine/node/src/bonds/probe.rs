@@ -339,14 +339,16 @@ impl Node {
     }
 
     /// An acknowledgement of a frame that the node did not send: perhaps a shard did. False if it is none of ours either.
-    pub(crate) fn hand_ack_on(&mut self, now: Now, peer: Address, packet_id: u64) -> bool {
+    pub(crate) fn hand_ack_on(&mut self, now: Now, peer: Address, path: &Path, packet_id: u64) -> bool {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return false };
         if !held.asking.acks.take(ACKS, now.ms()) {
             self.counters.bond_acks_over_rate += 1;
             return false;
         }
         self.counters.bond_acks += 1;
-        self.output(Output::Plan(PlanChange::Acked { address: peer, packet_id, at_us: now.mono_us }));
+        let &Path { socket, remote } = path;
+        let acked = PlanChange::Acked { address: peer, packet_id, socket, remote, at_us: now.mono_us };
+        self.output(Output::Plan(acked));
         true
     }
 }

@@ -2,7 +2,7 @@
 //! in which the bonds want to hear it.
 
 use bond::qos::is_sampled;
-use bond::{Observed, Seen};
+use bond::{Observed, Seen, Shares};
 use std::collections::VecDeque;
 use wire::message::{QosRecord, ReceiveReport};
 use wire::{Address, Now};
@@ -15,12 +15,15 @@ use crate::limits::*;
 use crate::path::Path;
 
 /// What one path carried since the bond was last told.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Carried {
     bytes: u64,
     since_us: u64,
     /// Of the last window, bytes/s.
     load: f64,
+    /// What each shard says.
+    shares: Shares,
+    /// What they found together, if one of them said so.
     rate: Option<f64>,
     inbound: u64,
     outbound: u64,
@@ -56,7 +59,7 @@ impl Held {
                 carried.load = carried.bytes as f64 * 1e6 / window as f64;
                 (carried.bytes, carried.since_us) = (0, us);
             }
-            let Carried { load, rate, inbound, outbound, .. } = *carried;
+            let &mut Carried { load, rate, inbound, outbound, .. } = carried;
             (carried.rate, carried.inbound, carried.outbound) = (None, 0, 0);
             self.bond.observe(line.id, Observed { rate, load, inbound, outbound });
         }
@@ -64,17 +67,17 @@ impl Held {
 }
 
 impl Node {
-    /// What the shards saw of our bonds, each shard's part in order of time.
-    pub fn handle_bonds(&mut self, now: Now, seen: &[(Address, Seen)]) {
+    /// What a shard saw of our bonds, in order of time. Shards are told apart by any number of theirs.
+    pub fn handle_bonds(&mut self, now: Now, shard: usize, seen: &[(Address, Seen)]) {
         let mut at = 0;
         while let Some(&(peer, _)) = seen.get(at) {
             let run = seen[at..].iter().take_while(|(of, _)| *of == peer).count();
-            self.bond_saw(now, peer, &seen[at..at + run]);
+            self.bond_saw(now, shard, peer, &seen[at..at + run]);
             at += run;
         }
     }
 
-    fn bond_saw(&mut self, now: Now, peer: Address, seen: &[(Address, Seen)]) {
+    fn bond_saw(&mut self, now: Now, shard: usize, peer: Address, seen: &[(Address, Seen)]) {
         let Some(held) = self.bonds.table.get_mut(&peer) else {
             self.counters.bond_seen_late += seen.len() as u64;
             return;
@@ -99,14 +102,22 @@ impl Node {
                     if let Some(line) = held.line_mut(path) {
                         line.carried.bytes += bytes;
                         line.carried.outbound += packets;
+                        line.carried.shares.sent(now.mono_us, shard, bytes);
                     }
                 }
                 Seen::Rate { path, rate } => {
                     if let Some(line) = held.line_mut(path) {
-                        line.carried.rate = Some(rate);
+                        line.carried.shares.found(now.mono_us, shard, rate);
+                        line.carried.rate = line.carried.shares.rate(now.mono_us);
                     }
                 }
-                Seen::Flows { path, count } => held.bond.flows(path, count),
+                Seen::Flows { path, count } => {
+                    if let Some(line) = held.line_mut(path) {
+                        line.carried.shares.counted(now.mono_us, shard, count);
+                        let flows = line.carried.shares.flows(now.mono_us);
+                        held.bond.flows(path, flows);
+                    }
+                }
                 Seen::Sampled { path, packet_id, at_us } => {
                     if let Some(line) = held.line_mut(path) {
                         line.sampled.note(packet_id, at_us.min(now.mono_us));

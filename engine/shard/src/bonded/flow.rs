@@ -15,7 +15,7 @@ const ESP: u8 = 50;
 const GRE_KEY: u8 = 0x20;
 
 /// The hash of what makes a flow of this payload, or of its headers alone. Packets that cannot be told apart are one flow.
-pub(crate) fn flow(hasher: &FixedState, mut ethertype: u16, mut packet: &[u8]) -> u64 {
+pub fn flow(hasher: &FixedState, mut ethertype: u16, mut packet: &[u8]) -> u64 {
     for _ in 0..VLAN_TAGS_MAX {
         let [_, _, e0, e1] = match packet.first_chunk::<VLAN_TAG_LEN>() {
             Some(tag) if VLAN.contains(&ethertype) => *tag,

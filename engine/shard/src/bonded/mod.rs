@@ -24,7 +24,7 @@ use foldhash::fast::FixedState;
 use wire::Address;
 use wire::fragment::datagrams_needed;
 
-pub(crate) use flow::flow;
+pub use flow::flow;
 pub use pool::{WAITING_BYTES_MAX, WAITING_PACKETS_MAX};
 
 use crate::activity::Report;

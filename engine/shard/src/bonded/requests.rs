@@ -30,12 +30,11 @@ impl Bonded {
         self.saw(Seen::Requested { path, packet_id, at_us }, turn.sealer.counters);
     }
 
-    /// A frame was acknowledged. False if we did not ask for that. `over`: the path of the answer, if it is known.
-    pub(crate) fn acked(&mut self, now_us: u64, packet_id: u64, over: Option<Path>, counters: &mut Counters) -> bool {
+    /// A frame was acknowledged. False if we did not ask for that. `over`: the path of the answer, which tells copies apart.
+    pub(crate) fn acked(&mut self, now_us: u64, packet_id: u64, over: Path, counters: &mut Counters) -> bool {
         let came_by = |request: &Request| {
             let lane = self.lanes.iter().find(|lane| lane.id == request.path);
-            over.zip(lane)
-                .is_some_and(|(over, lane)| (over.socket, over.remote) == (lane.route.socket, lane.route.remote))
+            lane.is_some_and(|lane| (lane.route.socket, lane.route.remote) == (over.socket, over.remote))
         };
         let ours = |request: &&mut Request| request.packet_id == packet_id && request.open;
         let Some(request) = self.requests.iter_mut().filter(ours).find(|r| !r.copy || came_by(r)) else { return false };

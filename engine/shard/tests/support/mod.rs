@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use shard::{Config, Egress, Gso, Offload, Route, Shard, SocketId, TapSlot, ToControl, Update};
+use shard::{Config, Egress, Gso, Offload, Route, Shard, SocketId, Stray, TapSlot, ToControl, Update};
 use wire::keys::Keys;
+use wire::message::OrderMark;
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId, Now, SharedKey};
 
@@ -73,6 +74,9 @@ pub struct Outside {
     pub open: Vec<Option<(NetworkId, Vec<u8>)>>,
     /// Send buffers that are left; none: no limit.
     pub room: Option<usize>,
+    /// Another shard takes frames that can be put in order.
+    pub meets: bool,
+    pub strays: Vec<(Address, SocketId, SocketAddr, Vec<u8>, Option<OrderMark>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -116,6 +120,14 @@ impl Egress for Outside {
         }
         self.datagrams.push((socket, remote, vec![0xee; len]));
         self.datagrams.last_mut().map(|(_, _, buffer)| &mut buffer[..])
+    }
+
+    fn meet(&mut self, stray: &Stray<'_>) -> bool {
+        let Stray { peer, socket, remote, frame, mark, .. } = *stray;
+        if self.meets {
+            self.strays.push((peer, socket, remote, frame.to_vec(), mark));
+        }
+        self.meets
     }
 
     fn control(&mut self, what: ToControl<'_>) {
