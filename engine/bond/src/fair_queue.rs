@@ -1,6 +1,6 @@
 //! The packets of large flows that wait for a path: one queue per flow, served in turn by bytes, those that were empty first
-//! (FQ-CoDel, RFC 8290). What stands too long loses its first packet, so that its sender, and only it, slows down. A fixed
-//! slab: it allocates nothing after the start. It must not know paths.
+//! (FQ-CoDel, RFC 8290). What stands too long loses its first packet, so that its sender, and only it, slows down. A slab: it
+//! allocates nothing once it is as long as it gets. It must not know paths.
 
 use std::collections::VecDeque;
 
@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 pub const WAITING_MAX: usize = 4096;
 /// Queues. Flows that meet in one share a turn.
 const QUEUES: usize = 256;
+/// So many queues are to choose from for each flow, that two meet only when these are in use.
+const WAYS: usize = 8;
 /// Bytes per turn.
 const QUANTUM: i64 = 1514;
 /// CoDel: how long packets may wait as a rule. ns.
@@ -23,6 +25,8 @@ pub struct Waiting<T> {
     pub item: T,
     /// Its bytes.
     pub len: usize,
+    /// Hash of what makes its flow one.
+    pub flow: u64,
     /// Counts packets in the order in which they came.
     pub order: u64,
     /// When it came.
@@ -53,6 +57,7 @@ struct CoDel {
 
 #[derive(Clone)]
 struct Queue {
+    flow: u64,
     head: u32,
     tail: u32,
     bytes: usize,
@@ -71,6 +76,8 @@ pub struct FairQueue<T> {
     turns: VecDeque<u16>,
     len: usize,
     bytes: usize,
+    /// Queues that are not empty.
+    busy: usize,
 }
 
 impl CoDel {
@@ -114,15 +121,17 @@ impl<T: Copy> Default for FairQueue<T> {
 impl<T: Copy> FairQueue<T> {
     /// Empty.
     pub fn new() -> FairQueue<T> {
-        let queue = Queue { head: NONE, tail: NONE, bytes: 0, credit: 0, listed: false, codel: CoDel::default() };
+        let queue =
+            Queue { flow: 0, head: NONE, tail: NONE, bytes: 0, credit: 0, listed: false, codel: CoDel::default() };
         FairQueue {
-            slots: Vec::with_capacity(WAITING_MAX),
+            slots: Vec::new(),
             free: NONE,
             queues: vec![queue; QUEUES],
             fresh: VecDeque::with_capacity(QUEUES),
             turns: VecDeque::with_capacity(QUEUES),
             len: 0,
             bytes: 0,
+            busy: 0,
         }
     }
 
@@ -141,8 +150,16 @@ impl<T: Copy> FairQueue<T> {
         self.bytes
     }
 
+    /// Bytes that leave before a packet of this flow would that came now.
+    pub fn ahead(&self, flow: u64) -> usize {
+        match self.find(flow) {
+            Ok(q) => self.bytes.min(self.busy * self.queues[q].bytes),
+            Err(_) => 0,
+        }
+    }
+
     /// Takes a packet. When all is full, the first packet of the longest queue comes back in its place.
-    pub fn push(&mut self, flow: u64, packet: Waiting<T>) -> Result<(), T> {
+    pub fn push(&mut self, packet: Waiting<T>) -> Result<(), T> {
         let spilled = (self.len == WAITING_MAX).then(|| self.spill()).flatten();
         let slot = Slot { packet, next: NONE };
         let at = if self.free != NONE {
@@ -154,9 +171,12 @@ impl<T: Copy> FairQueue<T> {
             self.slots.push(slot);
             (self.slots.len() - 1) as u32
         };
-        // The lower bits may name a shard by now.
-        let q = (flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % QUEUES;
+        let q = self.find(packet.flow).unwrap_or_else(|free| free);
         let queue = &mut self.queues[q];
+        if !queue.listed && queue.flow != packet.flow {
+            (queue.flow, queue.codel) = (packet.flow, CoDel::default());
+        }
+        self.busy += usize::from(queue.head == NONE);
         match queue.tail {
             NONE => queue.head = at,
             tail => self.slots[tail as usize].next = at,
@@ -172,11 +192,11 @@ impl<T: Copy> FairQueue<T> {
         spilled.map_or(Ok(()), Err)
     }
 
-    /// The length of the packet that is next.
-    pub fn front(&mut self) -> Option<usize> {
+    /// The length of the packet that is next, and its flow.
+    pub fn front(&mut self) -> Option<(usize, u64)> {
         let q = self.turn()?;
-        let head = self.queues[q].head;
-        Some(self.slots[head as usize].packet.len)
+        let packet = &self.slots[self.queues[q].head as usize].packet;
+        Some((packet.len, packet.flow))
     }
 
     /// The packet of [`FairQueue::front`].
@@ -195,12 +215,34 @@ impl<T: Copy> FairQueue<T> {
         Some(Popped::Next(packet))
     }
 
+    /// The same, however long it waited.
+    pub fn serve(&mut self) -> Option<Waiting<T>> {
+        let q = self.turn()?;
+        let packet = self.take(q)?;
+        self.queues[q].credit -= packet.len as i64;
+        Some(packet)
+    }
+
     /// All of it, flow by flow.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
         std::iter::from_fn(|| {
             let q = self.turn()?;
             self.take(q).map(|p| p.item)
         })
+    }
+
+    /// The queue of this flow, else one that it may have: one that nobody uses, if there is any.
+    fn find(&self, flow: u64) -> Result<usize, usize> {
+        // The lower bits may name a shard by now.
+        let hash = (flow.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize;
+        let first = hash % (QUEUES / WAYS) * WAYS;
+        let ways = &self.queues[first..first + WAYS];
+        if let Some(way) = ways.iter().position(|queue| queue.listed && queue.flow == flow) {
+            return Ok(first + way);
+        }
+        let known = ways.iter().position(|queue| !queue.listed && queue.flow == flow);
+        let unused = known.or_else(|| ways.iter().position(|queue| !queue.listed));
+        unused.map_or(Ok(first + hash / (QUEUES / WAYS)), |way| Err(first + way))
     }
 
     /// The queue whose turn it is. It is not empty.
@@ -233,6 +275,7 @@ impl<T: Copy> FairQueue<T> {
         queue.head = slot.next;
         if queue.head == NONE {
             queue.tail = NONE;
+            self.busy -= 1;
         }
         queue.bytes -= packet.len;
         slot.next = self.free;

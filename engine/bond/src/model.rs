@@ -255,6 +255,11 @@ impl PathModel {
         self.last_ack_ns
     }
 
+    /// More requests than usual are of use now: nobody knows what it carries, and not too many are on their way already.
+    pub fn wants_more(&self) -> bool {
+        self.is_new() && self.pending.len() < PENDING_MAX / 2
+    }
+
     /// Something left over this path. `limited`: the pace had held it back. `id`: it is a request that will be acknowledged.
     pub fn sent(&mut self, now_ns: u64, bytes: usize, limited: bool, id: Option<u64>) {
         self.sum += bytes as u64;
@@ -262,9 +267,10 @@ impl PathModel {
         self.busy_until_ns = self.busy_until_ns.max(now_ns) + self.wire_ns(bytes);
         self.paused |= !limited;
         if let Some(id) = id {
-            let limited = !std::mem::replace(&mut self.paused, false);
+            let mut limited = !std::mem::replace(&mut self.paused, false);
+            // The newest makes room: those that are answered next must still be known by then.
             if self.pending.len() == PENDING_MAX {
-                self.pending.remove(0);
+                limited &= self.pending.pop().is_none_or(|newest| newest.limited);
             }
             self.pending.push(Pending { id, sent_ns: now_ns, len: bytes, predicted_ns, sum: self.sum, limited });
         }

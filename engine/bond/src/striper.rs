@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 
-use crate::fair_queue::{FairQueue, Popped, Waiting};
+use crate::fair_queue::{FairQueue, Popped, WAITING_MAX, Waiting};
 use crate::model::{PathModel, TARGET_MAX_NS};
 
 /// Packets bound to one path at most.
-const BOUND_MAX: usize = 8192;
+const BOUND_MAX: usize = WAITING_MAX;
 /// Packets of light flows that wait for one path at most.
 const LIGHT_MAX: usize = 256;
 /// A path may catch up this much when it was served late. ns.
@@ -50,9 +50,8 @@ pub enum Lane {
 struct Bound<T> {
     model: PathModel,
     light: VecDeque<(T, usize)>,
-    queue: VecDeque<Waiting<T>>,
-    /// In `queue`.
-    bytes: usize,
+    /// What is bound to it leaves flow by flow too: a queue that stands here and not in front is as fair.
+    queue: FairQueue<T>,
     /// The pace lets the next packet go.
     next_ns: u64,
     requested_ns: u64,
@@ -94,14 +93,13 @@ impl<T: Copy> Striper<T> {
         let fresh = |model| Bound {
             model,
             light: VecDeque::with_capacity(LIGHT_MAX),
-            queue: VecDeque::with_capacity(256),
-            bytes: 0,
+            queue: FairQueue::new(),
             next_ns: now_ns,
             requested_ns: 0,
             unasked: 0,
         };
         let mut again: Vec<Waiting<T>> = self.again.drain(..).collect();
-        again.extend(old.iter_mut().flatten().flat_map(|l| l.queue.drain(..)));
+        again.extend(old.iter_mut().flatten().flat_map(|l| std::iter::from_fn(|| l.queue.serve())));
         again.sort_unstable_by_key(|w| w.order);
         self.again.extend(again);
         for lane in paths {
@@ -110,9 +108,6 @@ impl<T: Copy> Striper<T> {
                 // One that is named twice, or was never there, is no path.
                 Lane::Kept(i) => self.lanes.extend(old.get_mut(i).and_then(Option::take)),
             }
-        }
-        for lane in &mut self.lanes {
-            lane.bytes = 0;
         }
         self.light.extend(old.into_iter().flatten().flat_map(|l| l.light));
         for (item, len) in std::mem::take(&mut self.light) {
@@ -157,7 +152,7 @@ impl<T: Copy> Striper<T> {
             return Err(item);
         }
         self.offered += 1;
-        self.waiting.push(flow, Waiting { item, len, order: self.offered, since_ns: now_ns })
+        self.waiting.push(Waiting { item, len, flow, order: self.offered, since_ns: now_ns })
     }
 
     /// Takes a packet of a light flow: it passes what waits, on the path with the smallest delay.
@@ -189,7 +184,7 @@ impl<T: Copy> Striper<T> {
         lane.next_ns = lane.next_ns.max(now_ns.saturating_sub(LATE_NS)) + wire_ns(len, lane.model.pace());
         lane.unasked += 1;
         let wanted = now_ns.saturating_sub(lane.requested_ns) >= REQUEST_GAP_NS
-            || lane.model.is_new() && lane.unasked >= REQUEST_FIRST;
+            || lane.model.wants_more() && lane.unasked >= REQUEST_FIRST;
         let request = wanted.then(|| {
             (lane.requested_ns, lane.unasked) = (now_ns, 0);
             self.requests += 1;
@@ -207,16 +202,19 @@ impl<T: Copy> Striper<T> {
     /// Binds what waits to paths, as far ahead as the paths' delays differ. Some packet if it is to be dropped.
     fn bind(&mut self, now_ns: u64) -> Option<T> {
         loop {
-            let len = match self.again.front() {
-                Some(packet) => packet.len,
+            let (len, flow) = match self.again.front() {
+                Some(packet) => (packet.len, packet.flow),
                 None => self.waiting.front()?,
             };
             let reach = |l: &Bound<T>| l.model.wire_ns(len) + l.model.delay_ns();
-            let arrival = |l: &Bound<T>| l.model.arrival_ns(l.free_ns(now_ns), l.bytes, len);
+            let arrival = |l: &Bound<T>| {
+                let ahead = l.queue.ahead(flow);
+                l.model.arrival_ns(l.free_ns(now_ns, ahead), ahead, len)
+            };
             let longest = self.lanes.iter().map(reach).max()?;
             let lane = self.lanes.iter_mut().min_by_key(|l| arrival(l))?;
             let ahead = longest - reach(lane) + SLACK_NS;
-            if lane.free_ns(now_ns) - now_ns > ahead || lane.queue.len() >= BOUND_MAX {
+            if lane.free_ns(now_ns, lane.queue.bytes()) - now_ns > ahead || lane.queue.len() >= BOUND_MAX {
                 return None;
             }
             let packet = match self.again.pop_front() {
@@ -226,16 +224,17 @@ impl<T: Copy> Striper<T> {
                     Popped::Drop(item) => return Some(item),
                 },
             };
-            lane.bytes += packet.len;
-            lane.queue.push_back(packet);
+            if let Err(item) = lane.queue.push(packet) {
+                return Some(item);
+            }
         }
     }
 }
 
-impl<T> Bound<T> {
-    /// When its pace will have let all go that is bound to it.
-    fn free_ns(&self, now_ns: u64) -> u64 {
-        self.next_ns.max(now_ns) + wire_ns(self.bytes, self.model.pace())
+impl<T: Copy> Bound<T> {
+    /// When its pace will have let so many bytes go.
+    fn free_ns(&self, now_ns: u64, bytes: usize) -> u64 {
+        self.next_ns.max(now_ns) + wire_ns(bytes, self.model.pace())
     }
 
     fn is_empty(&self) -> bool {
@@ -244,8 +243,7 @@ impl<T> Bound<T> {
 
     fn pop(&mut self) -> Option<(T, usize)> {
         self.light.pop_front().or_else(|| {
-            let packet = self.queue.pop_front()?;
-            self.bytes -= packet.len;
+            let packet = self.queue.serve()?;
             Some((packet.item, packet.len))
         })
     }
