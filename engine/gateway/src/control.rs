@@ -12,6 +12,7 @@ mod says;
 mod settings;
 mod tcp;
 mod translate;
+mod unreachable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -40,6 +41,7 @@ use crate::spread::SpreadSockets;
 use crate::taps::{Order, Report};
 use crate::tcp_relay::Fallback;
 use crate::tcp_relay_server::RelayServer;
+use crate::unreachable::Unreachables;
 use crate::writer::Writer;
 use networks::Port;
 use settings::filter_of;
@@ -91,6 +93,7 @@ impl Clock {
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     sends_refused: u64,
+    unreachable_foreign: u64,
     frames_not_held: u64,
 }
 
@@ -102,6 +105,7 @@ pub struct Control {
     next_sweep_ms: u64,
     links: Links,
     spread: SpreadSockets,
+    unreachables: Unreachables,
     /// Interfaces that the operator names and that are not there.
     missing: BTreeSet<String>,
     /// Interfaces that a bond is to use and that are no links of ours.
@@ -217,6 +221,7 @@ impl Control {
             next_sweep_ms: parts.clock.now().ms(),
             links: Links::new(parts.ports, parts.shards, parts.lanes),
             spread: SpreadSockets::default(),
+            unreachables: Unreachables::default(),
             missing: BTreeSet::new(),
             left_out: BTreeSet::new(),
             conf_fault: None,
@@ -243,6 +248,7 @@ impl Control {
         let mut hang_up = signal(SignalKind::hangup())?;
         self.set_mss_clamp();
         self.set_resequencing();
+        self.set_unreachables();
         self.settle(self.p.clock.now());
         loop {
             let due = self.p.clock.at(self.next_due_ms());
@@ -267,6 +273,10 @@ impl Control {
                 Some(arrived) = self.spread.recv() => {
                     let (now, mut bytes) = (self.p.clock.now(), arrived.bytes);
                     self.p.node.handle_datagram(now, arrived.socket, arrived.remote, &mut bytes);
+                    Step::Go
+                }
+                said = self.unreachables.recv() => {
+                    self.unreachable(self.p.clock.now(), said);
                     Step::Go
                 }
                 Some((ask, reply)) = inbox.asks.recv() => {

@@ -25,4 +25,5 @@ pub mod taps;
 pub mod tcp_relay;
 pub mod tcp_relay_server;
 pub mod tools;
+pub mod unreachable;
 pub mod writer;

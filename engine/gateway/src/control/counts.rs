@@ -25,7 +25,8 @@ pub(super) fn all(control: &Control) -> Value {
     control.p.node.counters().iter().for_each(|(name, n)| add_to(&mut node, name, n));
     control.p.node.networks().counters().iter().for_each(|(name, n)| add_to(&mut networks, name, n));
 
-    add!(gateway, control.counters; sends_refused frames_not_held);
+    add!(gateway, control.counters; sends_refused unreachable_foreign frames_not_held);
+    add!(gateway, control.unreachables.counters; unreachable_heard unreachable_other unreachable_unavailable);
     add_to(&mut gateway, "links_left_out", control.links.left_out());
     add_to(&mut gateway, "proofs_dropped", control.p.prover.dropped);
     add_to(&mut gateway, "writes_failed", control.p.writer.failures());

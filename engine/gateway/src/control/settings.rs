@@ -94,6 +94,7 @@ impl Control {
         self.filter = filter_of(&self.p);
         self.set_mss_clamp();
         self.set_resequencing();
+        self.set_unreachables();
         self.set_fallback(now);
         self.bind_links(now);
     }
