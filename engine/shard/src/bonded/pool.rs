@@ -50,13 +50,13 @@ impl Pool {
             }
         };
         let len = headers.len() + payload.len();
+        self.places[handle as usize].payload.clear();
         if !self.make_room(handle, len) {
             self.free.push(handle);
             return None;
         }
         let place = &mut self.places[handle as usize];
         (place.network, place.ethertype, place.marked) = (network, ethertype, false);
-        place.payload.clear();
         place.payload.extend_from_slice(headers);
         place.payload.extend_from_slice(payload);
         Some(handle)
@@ -104,7 +104,7 @@ impl Pool {
         }
     }
 
-    /// Lets a place grow, at the cost of free ones if need be.
+    /// Lets a place grow with what it holds, at the cost of free ones if need be.
     fn make_room(&mut self, handle: Handle, len: usize) -> bool {
         let has = self.places[handle as usize].payload.capacity();
         if has >= len {
@@ -119,7 +119,7 @@ impl Pool {
         }
         self.bytes -= has;
         let payload = &mut self.places[handle as usize].payload;
-        *payload = Vec::with_capacity(wanted);
+        payload.reserve_exact(wanted - payload.len());
         self.bytes += payload.capacity();
         true
     }
@@ -142,6 +142,20 @@ mod tests {
         pool.free(a);
         pool.free(b);
         assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn a_place_that_grows_for_a_mark_keeps_the_packet() {
+        let mut pool = Pool::default();
+        for len in [1020u16, 1021, 1024, 2047, 2048] {
+            let [l0, l1] = len.to_be_bytes();
+            let packet = [&[0x45, 0, l0, l1][..], &vec![7; usize::from(len) - 4]].concat();
+            let handle = pool.put(NETWORK, 0x0800, &[], &packet).unwrap();
+            assert!(pool.may_mark(handle));
+            pool.mark(handle, OrderMark(9));
+            assert_eq!(pool.get(handle).unwrap().payload, [&packet[..], &[0, 0, 0, 9]].concat(), "{len}");
+            pool.free(handle);
+        }
     }
 
     #[test]
