@@ -194,6 +194,8 @@ pub struct Resequencer {
     free: Vec<u32>,
     /// Room for frames, also in `free`.
     bytes: usize,
+    /// So much of it in `free`.
+    unused: usize,
     /// Flows with frames that wait.
     waiting: Vec<u32>,
     /// Not later than the first of them is due.
@@ -211,6 +213,7 @@ impl Resequencer {
             held: Vec::new(),
             free: Vec::new(),
             bytes: 0,
+            unused: 0,
             waiting: Vec::new(),
             due_us: None,
             used_us: 0,
@@ -318,7 +321,7 @@ impl Resequencer {
             }
         }
         if self.is_empty() && !self.flows.is_empty() && now_us.saturating_sub(self.used_us) > RESEQUENCE_IDLE_US {
-            (self.flows, self.held, self.free, self.bytes) = Default::default();
+            (self.flows, self.held, self.free, self.bytes, self.unused) = Default::default();
         }
     }
 
@@ -412,8 +415,8 @@ impl Resequencer {
     fn hold(&mut self, at: usize, came: Came, tag: u64, frame: &[u8], out: &mut impl FnMut(u64, &[u8])) {
         let slot = self.free.last().copied().unwrap_or(self.held.len() as u32);
         let more = frame.len().saturating_sub(self.held.get(slot as usize).map_or(0, |held| held.frame.capacity()));
-        let full = self.flows[at].held as usize == RESEQUENCE_SEGMENTS_MAX || self.held.len() == RESEQUENCE_HELD_MAX;
-        if full || self.bytes + more > RESEQUENCE_BYTES_MAX {
+        let full = self.flows[at].held as usize == RESEQUENCE_SEGMENTS_MAX || self.len() == RESEQUENCE_HELD_MAX;
+        if full || !self.make_room(more) {
             self.counters.overflowed += 1;
             self.release_all(at, out);
             let flow = &mut self.flows[at];
@@ -424,8 +427,9 @@ impl Resequencer {
             }
             return out(tag, frame);
         }
-        if self.free.pop().is_none() {
-            self.held.push(Held::default());
+        match self.free.pop() {
+            Some(slot) => self.unused -= self.held[slot as usize].frame.capacity(),
+            None => self.held.push(Held::default()),
         }
         // Each path brings its own in order: the place is near the end.
         let mut before = self.flows[at].tail;
@@ -460,6 +464,22 @@ impl Resequencer {
         if let Some(head) = self.head(at) {
             self.wake_at(head.since_us + hold_us);
         }
+    }
+
+    /// Whether so many bytes more may be taken for a frame, at the cost of the other slots that hold nothing if need be.
+    fn make_room(&mut self, more: usize) -> bool {
+        if self.bytes + more <= RESEQUENCE_BYTES_MAX {
+            return true;
+        }
+        let Some((slot, others)) = self.free.split_last() else { return false };
+        let own = self.held[*slot as usize].frame.capacity();
+        if self.bytes - (self.unused - own) + more > RESEQUENCE_BYTES_MAX {
+            return false;
+        }
+        others.iter().for_each(|slot| self.held[*slot as usize].frame = Vec::new());
+        self.bytes -= self.unused - own;
+        self.unused = own;
+        true
     }
 
     /// Lets go what is in order now.
@@ -504,6 +524,7 @@ impl Resequencer {
         let slot = flow.head;
         let Some(held) = self.held.get(slot as usize) else { return };
         out(held.tag, &held.frame);
+        self.unused += held.frame.capacity();
         let end = held.sequence.wrapping_add(held.len);
         if ahead(end, flow.expected) > 0 {
             flow.expected = end;

@@ -210,6 +210,33 @@ fn memory_is_bounded_over_all_flows_and_given_back() {
 }
 
 #[test]
+fn room_that_was_full_once_is_used_again_when_it_is_empty() {
+    let (mut resequencer, mut source) = (Resequencer::new(3), Source::new(0, 0));
+    // As many small segments as may wait, then large ones: each of a flow goes by either path, the rest waits behind a gap.
+    for (round, frame) in [(0, 400), (1, 400), (2, 4000)] {
+        let now = 1_000_000 + round * RESEQUENCE_HOLD_MAX_US * 2;
+        let (flows, each) = ((RESEQUENCE_HELD_MAX / 128) as u64, if frame > 400 { 8 } else { 128u32 });
+        let held = resequencer.counters().held;
+        for flow in 0..flows {
+            for number in 0..each + 2 {
+                let sequence = if number < 2 { number * 1000 } else { 1000 + number * 1000 };
+                let path = number as u8 % 2;
+                source.heard(now, path);
+                let flow = (flow + round * flows).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let segment = Segment { flow, sequence, len: 1000, flags: ACK };
+                let path = if number == 1 { 1 } else { 0 };
+                resequencer.segment(now, &mut source, path, &segment, 0, &vec![0; frame], &mut |_, _| ());
+                assert!(resequencer.bytes() <= RESEQUENCE_BYTES_MAX);
+            }
+        }
+        let waited = resequencer.counters().held - held;
+        assert_eq!((waited, resequencer.len()), (flows * u64::from(each), flows as usize * each as usize), "{round}");
+        resequencer.expire(now + RESEQUENCE_HOLD_MAX_US, &mut |_, _| ());
+        assert_eq!((resequencer.len(), resequencer.counters().overflowed), (0, 0), "{round}");
+    }
+}
+
+#[test]
 fn frames_that_the_sender_numbered_are_put_in_order_around_the_corner() {
     let (mut resequencer, mut source) = (Resequencer::new(3), Source::new(0, 0u8));
     let mut came = Vec::new();
