@@ -92,6 +92,11 @@ fn main() {
         row(&format!("{name} slow x2 at 4 s"), &slow(2.0), one);
         row(&format!("{name} counts to three"), &links, Setup { tolerance: common::Tolerance::Three, ..one });
     }
+    for (name, links) in [("U", &u[..]), ("E", &e), ("300+80", &big), ("200+100", &half), ("4x100", &four)] {
+        let late = Setup { second_ms: 4000, ..split };
+        row(&format!("{name} 8 flows 2nd shard at 4 s alone"), links, Setup { alone: true, ..late });
+        row(&format!("{name} 8 flows 2nd shard at 4 s"), links, late);
+    }
     let minute = Setup { seconds: 60, warm_up: 30, ..split };
     row("U 8 flows 2 shards 1 minute", &u, minute);
     row("200+100 8 flows 2 shards 1 minute", &half, minute);

@@ -742,6 +742,7 @@ impl Bond {
         let striping = self.params.mode == Mode::Better
             && members.len() > 1
             && members.iter().all(|id| self.paths.get(*id).is_some_and(fresh));
+        let busy = striping && self.is_busy(members, old.busy);
         let mut lost: Vec<PathId> = self.paths.iter().filter(|p| is_lost(p)).map(|p| p.id).collect();
         lost.extend(&self.buried);
         // In steps of two, so that not every round trip is news.
@@ -759,6 +760,7 @@ impl Bond {
             && policy == old.policy
             && relay == old.relay
             && striping == old.striping
+            && busy == old.busy
             && relief == old.relief
             && lost == old.lost
             && recall_us == old.recall_us
@@ -795,6 +797,7 @@ impl Bond {
             secret: self.secret,
             paths,
             striping,
+            busy,
             relief,
             relay,
             lost,
@@ -803,6 +806,14 @@ impl Bond {
             mute: self.mute,
             compat,
         });
+    }
+
+    /// Whether these paths carry much already, and all their rates are known.
+    fn is_busy(&self, members: &[PathId], was: bool) -> bool {
+        let share = BUSY[usize::from(was)];
+        let of = |id: &PathId| self.paths.get(*id).and_then(|p| Some(p.load / p.rate?));
+        let loads = members.iter().map(of).collect::<Option<Vec<f64>>>();
+        loads.is_some_and(|loads| loads.iter().any(|load| *load > share))
     }
 
     /// One large flow leaves a path that is full for long while another has room.

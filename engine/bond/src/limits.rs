@@ -182,6 +182,8 @@ pub const AVOID_GAP_US: u64 = 500_000;
 pub const LOAD_HIGH: f64 = 0.95;
 /// And another has room below this. spec.
 pub const LOAD_LOW: f64 = 0.70;
+/// Paths of known rates are in use from this share of one of them on, and until all are below the second. ours.
+pub const BUSY: [f64; 2] = [0.5, 0.1];
 /// For this long. us, spec.
 pub const LOAD_FOR_US: u64 = 1_000_000;
 /// Between two elephants that are moved. us, spec.

@@ -61,6 +61,8 @@ const UP_GAIN: f64 = 0.5;
 const CORRECTION: i64 = 4;
 /// As good as no pace. bytes/s.
 const UNPACED: f64 = 125e6;
+/// The share of a path's rate that one begins with who comes late.
+const BESIDE: f64 = 0.25;
 /// First pace: this many bytes per round trip.
 const FIRST_WINDOW: f64 = 45_000.0;
 
@@ -185,6 +187,15 @@ impl PathModel {
             last_ack_ns: now_ns,
             measured: rtt_ns.is_some(),
         }
+    }
+
+    /// A path that others fill already, and that carries so much (bytes/s): it begins with a part of that, and finds the rest
+    /// as one finds room. Less than a fair part, or until they have noticed a queue would stand.
+    pub fn beside(now_ns: u64, rtt_ns: Option<u64>, rate: f64) -> PathModel {
+        let mut model = PathModel::new(now_ns, rtt_ns, None);
+        model.base = (rate * BESIDE).clamp(RATE_MIN, RATE_MAX);
+        (model.pace, model.full_once, model.step) = (model.base, true, STEP_FIRST);
+        model
     }
 
     /// Nobody has measured it yet, and nobody needs to be careful: who sends finds its limits, as without a pace.

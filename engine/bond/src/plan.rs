@@ -64,6 +64,8 @@ pub struct Plan {
     pub paths: Vec<PlanPath>,
     /// Large flows may be spread packet by packet: every path's estimates are fresh.
     pub striping: bool,
+    /// The paths are in use at the rates given: who begins to spread flows begins beside others, with a share.
+    pub busy: bool,
     /// See there.
     pub relief: Option<Relief>,
     /// Send through a root too, or only there if there are no paths.

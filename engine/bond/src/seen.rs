@@ -167,7 +167,7 @@ mod tests {
     fn two_shards_that_share_a_path_find_halves_and_the_path_carries_both() {
         let mut shares = Shares::default();
         send(&mut shares, 0, 5_000_000, &[(0, 2.5e6), (1, 2.4e6)]);
-        (shares.found(5_000_000, 0, 2.5e6), shares.found(5_000_000, 1, 2.5e6));
+        (0..2).for_each(|shard| shares.found(5_000_000, shard, 2.5e6));
         let rate = shares.rate(5_000_000).unwrap();
         assert!((4.8e6..5.05e6).contains(&rate), "{rate}");
         // One stops, the other finds room: nothing counts twice, and there is no dip in between.
@@ -187,9 +187,12 @@ mod tests {
     #[test]
     fn flows_add_up_until_those_of_a_silent_shard_are_gone() {
         let mut shares = Shares::default();
-        (shares.counted(1_000_000, 0, 7), shares.counted(2_000_000, 1, 5), shares.counted(2_000_000, 2, u32::MAX));
+        for (at, shard, flows) in [(1_000_000, 0, 7), (2_000_000, 1, 5), (2_000_000, 2, u32::MAX)] {
+            shares.counted(at, shard, flows);
+        }
         assert_eq!(shares.flows(2_000_000), u32::MAX);
-        (shares.counted(3_000_000, 2, 0), shares.counted(3_000_000, 0, 8));
+        shares.counted(3_000_000, 2, 0);
+        shares.counted(3_000_000, 0, 8);
         assert_eq!(shares.flows(3_000_000), 13);
         assert_eq!(shares.flows(2_000_000 + FLOW_IDLE_US), 8);
     }

@@ -440,6 +440,24 @@ fn a_full_path_gives_one_large_flow_away() {
 }
 
 #[test]
+fn paths_are_in_use_once_one_of_known_rate_is_half_full_and_until_all_are_nearly_empty() {
+    let mut w = World::new(params(Policy::BalanceAware), &[("a", 20_000), ("b", 20_000)]);
+    w.run(1000);
+    let mut busy = |rate: [Option<f64>; 2], load: [f64; 2]| {
+        for i in 0..2 {
+            w.bond.observe(w.lines[i].id, Observed { rate: rate[i], load: load[i], ..Observed::default() });
+        }
+        (0..1100).for_each(|_| w.step(true));
+        w.bond.plan().busy
+    };
+    assert!(!busy([Some(1e6), None], [0.9e6, 0.9e6]), "nobody knows what the second carries");
+    assert!(!busy([None, Some(1e6)], [0.4e6, 0.4e6]));
+    assert!(busy([None, None], [0.4e6, 0.6e6]));
+    assert!(busy([None, None], [0.05e6, 0.15e6]));
+    assert!(!busy([None, None], [0.05e6, 0.05e6]));
+}
+
+#[test]
 fn contradictory_links_are_refused_and_counted() {
     let mut off = link("off", LinkMode::Primary);
     off.off = true;

@@ -307,6 +307,24 @@ fn striping(ids: &[PathId]) -> Plan {
 }
 
 #[test]
+fn a_shard_that_begins_beside_others_begins_with_a_part_of_what_the_paths_carry() {
+    let left = |busy| {
+        let mut alice = alice(Plan { busy, ..striping(&[A, B]) });
+        let mut sent = 0;
+        for n in 0..200 {
+            sent += send(&mut alice, at(n * 100), &udp(1, 1000)).len();
+        }
+        // From 20 to 40 ms, without anything new.
+        let later: usize = (0..40).map(|n| poll(&mut alice, at(20_000 + n * 500)).len()).sum();
+        (sent, later)
+    };
+    let (alone, beside) = (left(false), left(true));
+    assert!(alone.0 > 150, "nobody knows what the paths carry, and nobody is there: {alone:?}");
+    // 250 kB/s each, packets of 1053 bytes: 9 or 10 in 20 ms
+    assert!((9..=14).contains(&beside.0) && (9..=11).contains(&beside.1), "{beside:?}");
+}
+
+#[test]
 fn a_striped_flow_leaves_paced_and_in_order_over_both_routes() {
     let (mut alice, mut bob) = (alice(striping(&[A, B])), bob());
     let mut out = Outside::default();

@@ -86,6 +86,10 @@ pub struct Setup {
     /// TCP connections, over the stripers in turn.
     pub flows: usize,
     pub stripers: usize,
+    /// All but the first striper begin then, ms: beside it, unless `alone`. Disorder counts from then on.
+    pub second_ms: u64,
+    /// As if nobody had told them.
+    pub alone: bool,
     pub seconds: u64,
     /// Seconds that do not count.
     pub warm_up: u64,
@@ -106,6 +110,8 @@ impl Default for Setup {
             tolerance: Tolerance::Rack,
             flows: 1,
             stripers: 1,
+            second_ms: 0,
+            alone: false,
             seconds: 16,
             warm_up: 8,
             slack: 100,
@@ -206,12 +212,21 @@ pub fn run(links: &[Link], setup: Setup) -> Outcome {
     let batched = |at: u64| at.next_multiple_of(setup.batch.max(1) * 1000);
     for f in 0..setup.flows {
         // Not all in the same instant.
-        world.at(f as u64 * 7 * MS, Event::Timer(f));
+        let begin = if f % setup.stripers == 0 { 0 } else { setup.second_ms * MS };
+        world.at(begin + f as u64 * 7 * MS, Event::Timer(f));
     }
     world.at(0, Event::Ping);
+    let mut joining = setup.second_ms > 0;
     while let Some(Reverse((now, _, event))) = world.events.pop() {
         if now > setup.seconds * 1000 * MS {
             break;
+        }
+        if joining && now >= setup.second_ms * MS {
+            joining = false;
+            let known: Vec<f64> = (0..links.len()).map(|i| stripers[0].model(i).map_or(0.0, |m| m.rate())).collect();
+            let beside = || links.iter().zip(&known).map(|(l, rate)| PathModel::beside(now, Some(rtt(l)), *rate));
+            stripers.iter_mut().skip(1).filter(|_| !setup.alone).for_each(|s| *s = Striper::new(now, beside()));
+            receivers.iter_mut().for_each(|r| (r.got, r.late) = (0, Vec::new()));
         }
         if now < setup.warm_up * 1000 * MS {
             for (at, r) in at_warm_up.iter_mut().zip(&receivers) {

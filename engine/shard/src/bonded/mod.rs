@@ -19,7 +19,7 @@ use bond::marks::Marks;
 use bond::model::PathModel;
 use bond::recall::{Recall, bears_repetition};
 use bond::striper::{self, Striper};
-use bond::{Choice, PathId, Plan, Seen, Selector};
+use bond::{Choice, PathId, Plan, PlanPath, Seen, Selector};
 use foldhash::fast::FixedState;
 use wire::Address;
 use wire::fragment::datagrams_needed;
@@ -369,10 +369,17 @@ impl Bonded {
             len += MARKED_LEN;
         }
         self.striped_us = turn.now_us;
-        let lanes = &mut self.lanes;
+        let (lanes, plan) = (&mut self.lanes, &self.bonding.plan);
         let striper = self.striper.get_or_insert_with(|| {
-            let model = |lane: &mut Lane| lane.model.take().unwrap_or_else(|| PathModel::new(now_ns, None, None));
-            Striper::new(now_ns, lanes.iter_mut().map(model))
+            let model = |(lane, path): (&mut Lane, &PlanPath)| {
+                let rtt = Some(2000 * path.delay_us).filter(|rtt| *rtt > 0);
+                match lane.model.take() {
+                    Some(model) if !(plan.busy && model.is_new()) => model,
+                    _ if plan.busy => PathModel::beside(now_ns, rtt, path.rate),
+                    _ => PathModel::new(now_ns, rtt, None),
+                }
+            };
+            Striper::new(now_ns, lanes.iter_mut().zip(&plan.paths).map(model))
         });
         if let Err(dropped) = striper.offer(now_ns, flow, handle, len) {
             pool.free(dropped);

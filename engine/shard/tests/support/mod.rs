@@ -61,6 +61,9 @@ pub fn frame(from: Address, to: Address, ethertype: u16, payload: &[u8]) -> Vec<
     [&to.0[..], &from.0, &ethertype.to_be_bytes(), payload].concat()
 }
 
+/// What another shard got.
+pub type Given = (Address, SocketId, SocketAddr, Vec<u8>, Option<OrderMark>);
+
 /// Writes down what comes out of a shard.
 #[derive(Default)]
 pub struct Outside {
@@ -76,7 +79,7 @@ pub struct Outside {
     pub room: Option<usize>,
     /// Another shard takes frames that can be put in order.
     pub meets: bool,
-    pub strays: Vec<(Address, SocketId, SocketAddr, Vec<u8>, Option<OrderMark>)>,
+    pub strays: Vec<Given>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
