@@ -98,6 +98,8 @@ pub struct Bond {
     log: DecisionLog,
     counters: Counters,
     active: Option<PathId>,
+    /// The path over which data of the remote came last.
+    inbound: Option<PathId>,
     /// The operator chose the active path; it stays until it fails.
     forced: bool,
     changed_us: u64,
@@ -133,6 +135,7 @@ impl Bond {
             log: DecisionLog::default(),
             counters: Counters::default(),
             active: None,
+            inbound: None,
             forced: false,
             changed_us: now.mono_us,
             settling_us: 0,
@@ -419,19 +422,25 @@ impl Bond {
         path.load = if seen.load.is_finite() { seen.load.clamp(0.0, RATE_MAX) } else { 0.0 };
         path.inbound += seen.inbound;
         path.outbound += seen.outbound;
+        if seen.inbound > 0 {
+            self.inbound = Some(id);
+        }
     }
 
-    /// The remote asks us to send on the path over which the request came.
+    /// The remote asks us to send on the path over which the request came. A stock core asks over its second path whichever it
+    /// means: where that is our own already, it means the one that it sends over.
+    // spec: bonding, "ACK and path negotiation"
     pub fn negotiation_request(&mut self, now: Now, id: PathId, theirs: i16) {
         if !self.negotiation_gate.pass(now.ms()) {
             self.counters.gated += 1;
             return;
         }
+        let Some(active) = self.active else { return };
+        let id = self.inbound.filter(|_| id == active).unwrap_or(id);
         let usable = self.paths.get(id).is_some_and(|p| p.tx.state() == TxState::Good);
         if !self.negotiates || self.params.policy != Policy::ActiveBackup || !usable {
             return;
         }
-        let Some(active) = self.active else { return };
         let ours = self.utility(active, id);
         if self.negotiation.asked(now.ms(), active != id, ours, theirs) {
             self.note(now, Reason::Yielded(id));
