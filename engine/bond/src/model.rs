@@ -95,6 +95,8 @@ struct Round {
     first: Option<Mark>,
     last: Mark,
     acks: u32,
+    /// By how much more than their requests two acknowledgements in a row were apart, at most.
+    gap_ns: u64,
     /// The shortest.
     queue_ns: u64,
     limited: bool,
@@ -102,7 +104,15 @@ struct Round {
 
 impl Round {
     fn new(now_ns: u64) -> Round {
-        Round { from_ns: now_ns, first: None, last: Mark::default(), acks: 0, queue_ns: u64::MAX, limited: true }
+        Round {
+            from_ns: now_ns,
+            first: None,
+            last: Mark::default(),
+            acks: 0,
+            gap_ns: 0,
+            queue_ns: u64::MAX,
+            limited: true,
+        }
     }
 }
 
@@ -330,6 +340,10 @@ impl PathModel {
             let mark = Mark { acked_ns: now_ns, sent_ns: sample.sent_ns, sum: sample.sum };
             let round = &mut self.round;
             let first = *round.first.get_or_insert(mark);
+            if round.acks > 0 {
+                let apart = mark.sent_ns.saturating_sub(round.last.sent_ns);
+                round.gap_ns = round.gap_ns.max((now_ns - round.last.acked_ns).saturating_sub(apart));
+            }
             round.last = mark;
             round.acks += 1;
             round.queue_ns = round.queue_ns.min(queue);
@@ -362,8 +376,13 @@ impl PathModel {
         self.offset_ns = self.offset_ns.min(round.queue_ns);
         let queue = (round.queue_ns - self.offset_ns) as f64;
         self.queue_ns = queue as u64;
-        let slower = took > sending + (sending / 10.0).max(self.noise_ns);
+        // A bottleneck keeps each from the next; who did not run for a moment keeps all, once.
+        let slower = took - round.gap_ns as f64 > sending + (sending / 10.0).max(self.noise_ns);
         let full = queue > target / 2.0;
+        // What is asked for too much is seen after a round trip, and must not have become a long queue by then.
+        let blind = self.srtt_ns.max(ROUND_MIN_NS) as f64 + took;
+        let careful = (2.0 * target / blind).clamp(STEP_FIRST, STEP_MAX);
+        self.step_max = if full { careful } else { careful.max(self.step_max) };
         let settle = SETTLE_NS.max(2.0 * self.srtt_ns as f64);
         let steered = 1.0 + ((target - queue) / settle).clamp(-0.4, 0.1);
         if full || slower {
@@ -380,13 +399,8 @@ impl PathModel {
                 self.long = if queue > 2.0 * target { self.long + 1 } else { 0 };
             }
             // A burst may have been taken for more than it shows, so until a queue stood there is no need to be careful.
-            let careful = full || self.full_once;
-            (self.full_once, self.step) = (true, if careful { STEP_FIRST } else { STEP_MAX });
-            if full {
-                // What is asked for too much is seen after a round trip, and must not have become a long queue by then.
-                let blind = self.srtt_ns.max(ROUND_MIN_NS) as f64 + took;
-                self.step_max = (2.0 * target / blind).clamp(STEP_FIRST, STEP_MAX);
-            }
+            let known = full || self.full_once;
+            (self.full_once, self.step) = (true, if known { STEP_FIRST } else { STEP_MAX });
             self.pace = self.base * steered;
         } else {
             self.long = 0;

@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 const MS: u64 = 1_000_000;
 const TICK: u64 = MS / 10;
 const PACKET: usize = 1400;
+const START: u64 = 1000 * MS;
 
 /// Mbit/s, ms one way.
 struct Line {
@@ -46,21 +47,27 @@ enum Event {
 
 /// Flows with these windows (bytes) over lines with a buffer of 50 ms.
 fn run(lines: &[(f64, u64)], windows: &[usize], seconds: u64) -> Outcome {
+    let models = lines.iter().map(|l| PathModel::new(START, Some(2 * l.1 * MS), None)).collect();
+    run_with(models, lines, windows, seconds)
+}
+
+/// The same with what is known of the lines at the start.
+fn run_with(models: Vec<PathModel>, lines: &[(f64, u64)], windows: &[usize], seconds: u64) -> Outcome {
     let mut lines: Vec<Line> =
         lines.iter().map(|&(rate, delay)| Line { rate, delay: delay * MS, busy_until: 0.0 }).collect();
     let back = lines.iter().map(|l| l.delay).min().unwrap();
-    let mut striper: Striper<usize> = Striper::new(0, lines.iter().map(|l| PathModel::new(0, Some(2 * l.delay), None)));
+    let mut striper: Striper<usize> = Striper::new(START, models);
     let mut room: Vec<usize> = windows.iter().map(|w| w / PACKET).collect();
     // What is dropped is sent again after a while.
     let mut dropped: VecDeque<(u64, usize)> = VecDeque::new();
     let mut events: BinaryHeap<Reverse<(u64, Event)>> = BinaryHeap::new();
     let mut got = vec![0u64; windows.len()];
-    for now in (0..seconds * 1000 * MS).step_by(TICK as usize) {
+    for now in (START..START + seconds * 1000 * MS).step_by(TICK as usize) {
         while events.peek().is_some_and(|e| e.0.0 <= now) {
             match events.pop().unwrap().0.1 {
                 Event::Delivered(flow) => {
                     room[flow] += 1;
-                    got[flow] += u64::from(now > (seconds - 1) * 1000 * MS);
+                    got[flow] += u64::from(now > START + (seconds - 1) * 1000 * MS);
                 }
                 Event::Acked(path, request) => {
                     striper.acked(now, path, request);
@@ -137,4 +144,38 @@ fn flows_whose_hashes_are_alike_get_the_same() {
         }
         assert!(sent.iter().all(|n| (8..=12).contains(n)), "{sent:?}");
     }
+}
+
+#[test]
+fn a_far_end_that_stood_still_for_a_moment_is_not_taken_for_a_slow_path() {
+    let mut model = PathModel::new(0, Some(20 * MS), None);
+    model.unpaced();
+    for n in 0..100u64 {
+        // A packet every 2 ms, as of a sender that begins; one answer in 13 is 12 ms late, and those behind it with it.
+        let answer = |n: u64| (2 * n + 20) * MS + n % 3 * MS / 20;
+        let late = |n: u64| answer(n).max(answer(n / 13 * 13) + 12 * MS);
+        model.sent(2 * n * MS, PACKET, false, Some(n));
+        for m in n.saturating_sub(40)..=n {
+            if late(m) > 2 * n * MS && late(m) <= 2 * (n + 1) * MS {
+                model.acked(late(m), m);
+            }
+        }
+    }
+    assert!(model.is_new(), "{:.1} Mbit/s", model.rate() * 8e-6);
+}
+
+#[test]
+fn a_path_that_was_taken_for_a_far_slower_one_is_full_two_seconds_later() {
+    let mut model = PathModel::new(0, Some(20 * MS), None);
+    model.unpaced();
+    for n in 0..5u64 {
+        model.sent((1 + n) * MS, PACKET, false, Some(n));
+    }
+    for n in 0..5u64 {
+        model.acked((25 + 6 * n) * MS, n);
+    }
+    let rate = |model: &PathModel| model.rate() * 8e-6;
+    assert!(rate(&model) < 5.0, "{}", rate(&model));
+    let o = run_with(vec![model], &[(200.0, 10)], &[300_000; 4], 3);
+    assert!((o.rates[0] - 200.0).abs() < 20.0 && o.sum() > 0.9 * 200.0, "{:?} {:?}", o.rates, o.each);
 }
