@@ -14,6 +14,7 @@ use shard::{Egress, Gso, Offload, Route, Shard, SocketId, TapSlot, ToControl, Up
 use socket2::{Domain, Socket, Type};
 use uring::tap::Tap;
 use wire::keys::{Keys, SharedKey};
+use wire::message::Features;
 use wire::packet::Suite;
 use wire::{Address, Mac, NetworkId, Now};
 
@@ -208,6 +209,13 @@ impl Egress for Sealed {
 
 #[test]
 fn a_flow_that_is_striped_over_the_sockets_of_two_shards_meets_in_one() {
+    for marked in [false, true] {
+        meets_in_one(marked);
+    }
+}
+
+/// TCP segments, or UDP datagrams with order marks.
+fn meets_in_one(marked: bool) {
     let lane = || uring::udp::bind(&uring::udp::Options::new("127.0.0.1:0".parse().unwrap())).unwrap();
     let (lanes, ours) = ([lane(), lane()], [lane(), lane()]);
     let to = [lanes[0].local_addr().unwrap(), lanes[1].local_addr().unwrap()];
@@ -215,37 +223,47 @@ fn a_flow_that_is_striped_over_the_sockets_of_two_shards_meets_in_one() {
     for (shard, lane) in lanes.into_iter().enumerate() {
         plane.add_lane(SocketId(10 + shard as u64), shard as u16, lane);
     }
+    let route = Route { socket: LINK, remote: to[0], mtu: 1432 };
     let peer = |address, bonded| {
         let keys = Arc::new(Keys::new(SharedKey::from_bytes([7; 48])));
-        let route = Some(Route { socket: LINK, remote: to[0], mtu: 1432 });
-        Update::Peer { address, keys, suite: Suite::AesGmacSiv, route, bonded }
+        Update::Peer { address, keys, suite: Suite::AesGmacSiv, route: Some(route), bonded }
     };
-    plane.update(peer(B, true));
+    plane.update(peer(B, !marked));
     let mut far = Shard::new(B, shard::Config { seed: [3; 32], shards: 1 });
     far.apply(Update::Network { id: NETWORK, mac: Mac::of_member(NETWORK, B), mtu: MTU, fast: true });
     far.apply(peer(A, false));
     far.apply(Update::Member { network: NETWORK, address: A, allowed: true });
-    let mut send = |number: u32, path: usize| {
-        let [s0, s1, s2, s3] = (number * 100).to_be_bytes();
-        let ip = [0x45, 0, 0, 140, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 9, 0, 2, 10, 9, 0, 1];
-        let tcp = [1, 0, 2, 0, s0, s1, s2, s3, 0, 0, 0, 1, 0x50, 0x10, 1, 1, 0, 0, 0, 0];
+    if marked {
+        plane.update(Update::Given { address: B, given: Features::ORDER_MARK });
+        far.apply(Update::Bond { address: A, bond: Some(Arc::new(striping(route))) });
+    }
+    let mut clock = Now::default();
+    let mut number = 0u32;
+    let mut seal = || {
+        number += 1;
         let (mac_a, mac_b) = (Mac::of_member(NETWORK, A), Mac::of_member(NETWORK, B));
+        let ethernet = [&mac_a.0[..], &mac_b.0, &[8, 0]].concat();
+        let [s0, s1, s2, s3] = (number * 100).to_be_bytes();
+        let protocol = if marked { 17 } else { 6 };
+        let ip = [0x45, 0, 0, 140, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 9, 0, 2, 10, 9, 0, 1];
+        let tcp = [1, 0, 2, 0, s0, s1, s2, s3, 0, 0, 0, 1, 0x50, 0x10, 1, 1, 0, 0, 0, 0];
         let mut sealed = Sealed::default();
-        far.outbound(
-            Now::default(),
-            NETWORK,
-            &[&mac_a.0[..], &mac_b.0, &[8, 0], &ip, &tcp, &[5; 100]].concat(),
-            &mut sealed,
-        );
-        ours[path].send_to(&sealed.0, to[path]).unwrap();
+        clock.mono_us += 20_000; // enough for any pace
+        far.outbound(clock, NETWORK, &[&ethernet[..], &ip, &tcp, &[5; 100]].concat(), &mut sealed);
+        far.poll(clock, &mut sealed);
+        assert!(!sealed.0.is_empty());
+        sealed.0
     };
     let deadline = Instant::now() + Duration::from_secs(20);
-    for round in 0.. {
+    loop {
         // a run of four over the second path overtakes one over the first
-        (4..8).for_each(|n| send(8 * round + n, 1));
-        thread::sleep(Duration::from_millis(1));
-        (0..4).for_each(|n| send(8 * round + n, 0));
-        thread::sleep(Duration::from_millis(4));
+        let run: Vec<Vec<u8>> = (0..8).map(|_| seal()).collect();
+        for (path, part, pause_ms) in [(1, &run[4..], 1), (0, &run[..4], 4)] {
+            for datagram in part {
+                ours[path].send_to(datagram, to[path]).unwrap();
+            }
+            thread::sleep(Duration::from_millis(pause_ms));
+        }
         let shards = plane.counters().shards;
         let given: Vec<u64> = shards.iter().map(|one| one.shard.strays_given).collect();
         let closed: Vec<u64> = shards.iter().map(|one| one.reordering.closed).collect();
@@ -259,6 +277,18 @@ fn a_flow_that_is_striped_over_the_sockets_of_two_shards_meets_in_one() {
         assert!(Instant::now() < deadline, "{shards:?}");
     }
     plane.stop();
+}
+
+/// All over two paths that are one, with order marks.
+fn striping(route: Route) -> shard::Bonding {
+    let path = |n: u8| {
+        let id = bond::PathId { slot: n, generation: 1 };
+        bond::PlanPath { id, key: n.into(), weight: 1.0, rate: 1e6, delay_us: 1000 }
+    };
+    let policy = bond::config::Policy::BalanceRr;
+    let plan = bond::Plan { policy, striping: true, paths: vec![path(0), path(1)], ..bond::Plan::default() };
+    let routes = vec![route, route];
+    shard::Bonding { plan: Arc::new(plan), routes, relay: None, marks: true, duplicates_dropped: false }
 }
 
 fn pattern(from: usize, len: usize) -> Vec<u8> {
