@@ -284,6 +284,9 @@ impl Bond {
             }
         }
         self.note(now, Reason::Learned(id));
+        if self.ready && self.plan.paths.is_empty() {
+            self.decide(now);
+        }
         Ok(id)
     }
 
@@ -354,6 +357,18 @@ impl Bond {
         };
         path.heard.packet(now.mono_us);
         self.params.mode == Mode::Better && path.tx.heard()
+    }
+
+    /// An answer came in to something that the bond was not told of. It proves the path, but measures nothing.
+    pub fn answered(&mut self, now: Now, id: PathId) {
+        let Some(path) = self.paths.get_mut(id) else {
+            self.counters.stale += 1;
+            return;
+        };
+        path.heard.answered_us = Some(now.mono_us);
+        if self.ready && self.plan.paths.is_empty() {
+            self.decide(now);
+        }
     }
 
     /// A packet left that will be acknowledged: data that asks for it, or a probe.
@@ -628,7 +643,7 @@ impl Bond {
                     self.note(now, Reason::AllSuspect);
                 }
                 usable.push(best);
-            } else if let Some(last) = self.last_resort(us) {
+            } else if let Some(last) = self.last_resort(us).filter(|_| self.ready) {
                 usable.push(last);
                 relay = true;
             }
@@ -659,9 +674,11 @@ impl Bond {
         self.publish(now, policy, &members, relay && policy != Policy::None);
     }
 
-    /// What answered a moment ago, if nothing works now: it may be all there is. // spec: bonding, "Gateway acceptance"
+    /// What answered a moment ago, or was learned by an answer, if nothing works now: it may be all there is.
+    // spec: bonding, "Gateway acceptance"
     fn last_resort(&self, us: u64) -> Option<PathId> {
-        let answered = |p: &BondPath| p.tx.last_ack().filter(|at| us.saturating_sub(*at) < LAST_RESORT_US);
+        let fresh = |at: &u64| us.saturating_sub(*at) < LAST_RESORT_US;
+        let answered = |p: &BondPath| p.tx.last_ack().max(p.heard.answered_us).filter(fresh);
         let latest = |p: &&BondPath| (answered(p), std::cmp::Reverse(self.rank(p)));
         self.paths.iter().filter(|p| answered(p).is_some()).max_by_key(latest).map(|p| p.id)
     }

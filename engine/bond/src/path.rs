@@ -109,6 +109,8 @@ impl Hinted {
 pub struct Heard {
     /// The last authenticated packet.
     pub last_us: Option<u64>,
+    /// The last answer to anything of ours.
+    pub answered_us: Option<u64>,
     /// It was learned.
     pub nominated_us: u64,
     /// The newest packet that found it dead.
@@ -128,6 +130,8 @@ impl Heard {
     pub fn new(now: u64, only: bool) -> Heard {
         Heard {
             last_us: Some(now),
+            // That is how paths are learned.
+            answered_us: Some(now),
             nominated_us: now,
             revived_us: None,
             eligible_us: now,
@@ -139,7 +143,7 @@ impl Heard {
 
     /// Its link is gone; that it is new does not protect it. // defect B5
     pub fn lost(&mut self) {
-        (self.last_us, self.nominated_us) = (None, 0);
+        (self.last_us, self.answered_us, self.nominated_us) = (None, None, 0);
         (self.alive, self.eligible) = (false, false);
     }
 

@@ -527,8 +527,7 @@ impl Node {
             let path = held.line(p.id)?.path;
             // Frames over a trusted path go through the node, which knows the path's ID.
             self.settings.trusted_path_to(path.remote.ip()).is_none().then_some(())?;
-            let mtu = self.mtu(path.remote.ip()) as u16;
-            let mtu = held.link_mtu(p.id).map_or(mtu, |link| link.min(mtu));
+            let mtu = self.mtu_over(peer, Some(path.socket), path.remote) as u16;
             Some(Route { socket: path.socket, remote: path.remote, mtu, direct: true })
         };
         let routes = plan.paths.iter().map(route).collect::<Option<Vec<Route>>>()?;
@@ -541,6 +540,26 @@ impl Node {
         let agreed = self.pacts.agreed(peer).map_or(Features::NONE, |agreed| agreed.features);
         let (marks, duplicates_dropped) = (agreed.has(Features::ORDER_MARK), agreed.has(Features::DUPLICATES));
         Some(Bonding { plan, routes, relay, marks, duplicates_dropped })
+    }
+
+    /// UDP payload bytes per datagram to a peer from this socket, or from any, to this endpoint. A path of a bond may have
+    /// a link of its own size.
+    pub(crate) fn mtu_over(&self, to: Address, socket: Option<LocalSocketId>, remote: SocketAddr) -> usize {
+        let mtu = self.mtu(remote.ip());
+        let Some(held) = self.bonds.table.get(&to) else { return mtu };
+        let socket = socket.map(|socket| self.arrival(Path { socket, remote }, 0).path.socket);
+        let over = |l: &&Line| l.path.remote == remote && socket.is_none_or(|s| s == l.path.socket);
+        let links = held.lines.iter().filter(over).filter_map(|l| held.link_mtu(l.id));
+        links.map(usize::from).min().map_or(mtu, |link| link.min(mtu))
+    }
+
+    /// A peer answered over this path what was asked over it.
+    pub(crate) fn bond_proven(&mut self, now: Now, peer: Address, path: &Path) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        if let Some(id) = held.line_of(path).map(|line| line.id) {
+            held.bond.answered(now, id);
+            self.bond_decided(now, peer);
+        }
     }
 
     /// The kernel says that nothing leaves by this path: no route, no device, no address.

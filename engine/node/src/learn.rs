@@ -44,6 +44,9 @@ impl Node {
         }
         if arrival.direct() {
             self.bond_heard(now, from, &arrival.path, 0);
+            if heard.proves_path {
+                self.bond_proven(now, from, &arrival.path);
+            }
             self.heard_directly(now, arrival, from, verb == Some(Verb::Ok), heard.proves_path);
         }
         if trusted {

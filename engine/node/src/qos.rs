@@ -261,7 +261,7 @@ impl Node {
         if !self.is_proven(to, &self.arrival(path, 0).path) {
             return self.reports.forget_path(to, &path);
         }
-        let room = self.mtu(path.remote.ip()).saturating_sub(HDR_LEN) / QosRecord::LEN;
+        let room = self.mtu_over(to, Some(path.socket), path.remote).saturating_sub(HDR_LEN) / QosRecord::LEN;
         let reported = self.reports.peers.get_mut(&to).and_then(|bonded| bonded.paths.get_mut(&path));
         let Some(Reported { arrivals, last_sent }) = reported else { return };
         let mut records = arrivals.report(now.mono_us, room.saturating_sub(1).min(QOS_RECORDS_OURS));

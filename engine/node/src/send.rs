@@ -223,7 +223,7 @@ impl Node {
         trusted_path: Option<u64>,
         suite: Option<Suite>,
     ) -> Option<u64> {
-        let mtu = self.mtu(remote.ip());
+        let mtu = self.mtu_over(to, socket, remote);
         let (id, bytes) = self.seal(to, bytes, mtu, trusted_path, suite)?;
         self.emit_packet(&bytes, mtu, socket, remote);
         Some(id)
@@ -231,7 +231,7 @@ impl Node {
 
     /// The same over several paths: one packet with one ID, cut for the narrowest of them.
     pub(crate) fn seal_and_emit_copies(&mut self, to: Address, bytes: Vec<u8>, paths: &[Path]) -> Option<u64> {
-        let mtu = paths.iter().map(|path| self.mtu(path.remote.ip())).min()?;
+        let mtu = paths.iter().map(|path| self.mtu_over(to, Some(path.socket), path.remote)).min()?;
         let (id, bytes) = self.seal(to, bytes, mtu, None, None)?;
         for Path { socket, remote } in paths {
             self.emit_packet(&bytes, mtu, Some(*socket), *remote);

@@ -63,8 +63,7 @@ impl Node {
         let path = held.line(id).ok_or(BondError::NoPath)?.path;
         let network = held.asking.network.or(self.plan.networks_of(peer).first().copied());
         let network = network.ok_or(BondError::NoNetwork)?;
-        let frame = self.mtu(path.remote.ip());
-        let frame = held.link_mtu(id).map_or(frame, |link| frame.min(link.into()));
+        let frame = self.mtu_over(peer, Some(path.socket), path.remote);
         let test = LinkTest::new(now.mono_us, Order { frame, ..order });
         let begun = PathTest {
             peer,

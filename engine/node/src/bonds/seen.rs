@@ -141,7 +141,9 @@ impl Node {
         let Some(line) = held.line_of(path) else { return };
         line.carried.inbound += frames;
         let id = line.id;
-        held.bond.heard(now, id);
+        if held.bond.heard(now, id) {
+            self.arm_bond(now, peer);
+        }
     }
 
     /// A frame of the node's own left over a path.
