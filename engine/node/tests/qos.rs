@@ -6,11 +6,13 @@ mod common;
 
 use bond::compat::eligibility::{Ages, Rules, Verdict, judge};
 use bond::compat::qos::{Table, records};
-use bond::config::{Family, IpPreference, Policy};
-use bond::limits::{GATE_COUNT, QOS_RECORDS_OURS};
+use bond::config::{Bonding, Family, IpPreference, Mode, Policy, PolicySettings, Settings as Written};
+use bond::limits::{GATE_COUNT, LATENCY_MAX_US, QOS_RECORDS_OURS};
 use common::*;
 use node::limits::*;
-use node::{Arrival, LocalSocketId, Output, PlanChange};
+use node::{Arrival, LocalSocketId, Output, PlanChange, Settings};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
 use serde_json::Value;
 use wire::message::qos::{QOS_MAX, QOS_MIN, QOS_RECORDS, QosMeasurement, QosRecord};
 use wire::{Address, Packet, Suite, Verb};
@@ -435,4 +437,154 @@ fn floods_copies_and_reports_out_of_place_are_counted_and_change_nothing() {
     assert!(told(&b.take()).is_empty());
     assert_eq!(b.node.gauges().bonded_peers, 1);
     assert_eq!(b.paths(p).len(), before.matches("PathStatus").count(), "no path was learned");
+}
+
+/// The same with a bond of ours that carries traffic over both, or one of them.
+fn with_a_bond(mode: Mode, base: &str) -> (Bench, Address) {
+    let (mut b, p) = two_paths();
+    let negotiate = (base == "active-backup").then_some(true);
+    let policy = PolicySettings { base: Some(base.into()), negotiate, ..PolicySettings::default() };
+    let written =
+        Written { mode, default: "mine".into(), policies: [("mine".to_owned(), policy)].into(), ..Written::default() };
+    let (bonding, problems) = Bonding::read(&written);
+    assert!(problems.is_empty(), "{problems:?}");
+    b.node.set_settings(b.now, Settings { bonding: bonding.into(), ..Settings::default() });
+    answers_over(&mut b, p, &WAYS);
+    for _ in 0..20 {
+        carries(&mut b, p);
+        b.advance(100);
+    }
+    b.take();
+    stands(&b, p, 1);
+    (b, p)
+}
+
+/// From now on the peer answers here only.
+fn answers_over(b: &mut Bench, p: Address, ways: &[Way]) {
+    let pairs = ways.iter().map(|(socket, remote)| (*socket, addr(remote))).collect();
+    b.actors.get_mut(&p).unwrap().pairs = Some(pairs);
+}
+
+/// A frame each way.
+fn carries(b: &mut Bench, p: Address) {
+    b.send_frame(p);
+    b.receive_frame(p, WAYS[0].0, WAYS[0].1, 0);
+}
+
+/// The bond has paths, and its numbers are numbers.
+fn stands(b: &Bench, p: Address, at_least: usize) {
+    let bond = b.node.bond(p).expect("a bond");
+    assert!(bond.plan().paths.len() >= at_least, "{:?}", bond.plan());
+    for path in bond.paths().iter() {
+        assert!(path.weight().is_finite() && path.load.is_finite() && path.tx.loss().is_finite());
+        let latency = path.reported.mean().unwrap_or(0.0);
+        assert!((0.0..=LATENCY_MAX_US as f32 / 1000.0).contains(&latency), "{latency} ms");
+        assert!(path.tx.rtt().is_none_or(|us| us < 50_000), "no report changes what acknowledgements say");
+    }
+    assert!(bond.plan().paths.iter().all(|path| path.rate.is_finite() && path.weight.is_finite()));
+}
+
+/// What was done with reports, all of them.
+fn counted(b: &Bench) -> u64 {
+    let c = b.node.counters();
+    c.qos_received + c.qos_gated + c.qos_full + c.qos_refused + c.dropped_malformed + c.dropped_repeat
+}
+
+#[test]
+fn a_bond_that_carries_traffic_stands_whatever_the_peer_reports() {
+    for (mode, base) in [(Mode::Better, "balance-aware"), (Mode::Better, "active-backup"), (Mode::Compat, "balance-rr")]
+    {
+        let (mut b, p) = with_a_bond(mode, base);
+        let (before, mut rng, mut said) = (counted(&b), StdRng::seed_from_u64(7), 0);
+        // Odd packets of ours that it may have got.
+        let mut ours: Vec<u64> = Vec::new();
+        for len in 0..=1500 {
+            carries(&mut b, p);
+            let payload: Vec<u8> = match len % 5 {
+                // Anything.
+                0 => (0..len).map(|_| rng.next_u32() as u8).collect(),
+                // What was never sent, what was, each several times, and held for any time, be it longer than it is old.
+                kind => {
+                    let known = |rng: &mut StdRng| ours.get(rng.random_range(0..ours.len().max(1))).copied();
+                    let id = |rng: &mut StdRng| if kind == 1 { None } else { known(rng) }.unwrap_or(rng.next_u64() | 1);
+                    let same = id(&mut rng);
+                    let records = (0..len / QosRecord::LEN).map(|_| QosRecord {
+                        packet_id: if kind == 2 { same } else { id(&mut rng) },
+                        holding_ms: [0, 5, 10, 21, 1000, u16::MAX][rng.random_range(0..6)],
+                    });
+                    let mut payload = Vec::new();
+                    QosMeasurement { records: records.collect() }.write(&mut payload);
+                    payload.resize(len, 0xff);
+                    payload
+                }
+            };
+            let way = WAYS[len % 2];
+            let datagram = b.packet(p, Verb::QosMeasurement, &payload, Suite::Poly1305, 0);
+            let copies = 1 + len % 3;
+            (0..copies).for_each(|_| b.deliver(way.0, way.1, datagram.clone()));
+            said += copies as u64;
+            b.advance(if len % 100 < 50 { 7 } else { 160 });
+            ours.extend(b.take_to(p).iter().map(|s| s.id).filter(|id| id % 2 == 1));
+            ours.drain(..ours.len().saturating_sub(200));
+            stands(&b, p, 1);
+        }
+        assert_eq!(counted(&b) - before, said, "{mode:?} {base}: each is counted once");
+        let bond = b.node.bond(p).unwrap();
+        assert!(bond.counters().absurd_samples > 0, "held longer than it can have been: {:?}", bond.counters());
+        // A flood, in one instant and at once after it.
+        for n in 0..5000u64 {
+            let mut payload = Vec::new();
+            let record = QosRecord { packet_id: ours.last().copied().unwrap_or(1), holding_ms: n as u16 };
+            QosMeasurement { records: vec![record; QOS_RECORDS] }.write(&mut payload);
+            reports(&mut b, p, WAYS[n as usize % 2], &payload);
+        }
+        assert!(b.node.counters().qos_gated > 4800);
+        b.advance(100);
+        stands(&b, p, 1);
+        // It still sees what fails.
+        if mode == Mode::Better {
+            answers_over(&mut b, p, &WAYS[1..]);
+            for _ in 0..50 {
+                carries(&mut b, p);
+                b.advance(10);
+            }
+            let plan = b.node.bond(p).unwrap().plan().clone();
+            let leads = |id| b.node.bond_path(p, id).unwrap().0;
+            assert!(plan.paths.iter().all(|path| leads(path.id).0 == WAYS[1].0), "{base}");
+            stands(&b, p, 1);
+        }
+    }
+}
+
+#[test]
+fn a_bond_that_negotiates_is_not_moved_by_a_flood_of_requests_for_long_nor_by_what_is_no_request() {
+    let (mut b, p) = with_a_bond(Mode::Better, "active-backup");
+    let active = |b: &Bench| b.node.bond(p).unwrap().active();
+    let asks = |b: &mut Bench, way: Way, payload: &[u8], hops| {
+        b.receive_over(p, way.0, way.1, Verb::PathNegotiationRequest, payload, hops);
+    };
+    // Too short or too long, relayed, and from where it is not met.
+    let before = active(&b);
+    for len in (0..100).filter(|len| *len != 2) {
+        asks(&mut b, WAYS[len % 2], &vec![0x7f; len], 0);
+    }
+    (0..100).for_each(|_| asks(&mut b, WAYS[1], &[0x7f, 0xff], 1));
+    (0..100).for_each(|_| asks(&mut b, (7, "44.66.66.66:1"), &[0x7f, 0xff], 0));
+    assert_eq!(active(&b), before);
+    let (mut moves, mut last) = (0, before);
+    for n in 0..5000u64 {
+        let utility = [i16::MAX, i16::MIN, 0, 12_345, -1][n as usize % 5];
+        asks(&mut b, WAYS[(n / 5) as usize % 2], &utility.to_be_bytes(), 0);
+        carries(&mut b, p);
+        b.advance(2);
+        b.take();
+        let now = active(&b);
+        // What gets through before the gate shuts may say this now and then that.
+        moves += u64::from(n > u64::from(GATE_COUNT) && now.map(|a| a.0) != last.map(|a| a.0));
+        last = now;
+        stands(&b, p, 1);
+    }
+    let bond = b.node.bond(p).unwrap();
+    assert!(bond.counters().gated > 4800, "{:?}", bond.counters());
+    assert_eq!(moves, 0, "in ten seconds");
 }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use node::{Event, LocalSocketId, Node, Output, PlanChange, Settings, Socket, StateKey};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wire::message::{Hello, HelloTail, InRe, OkHello, OkMessage, Version, WorldRevision};
+use wire::message::{ExtFrame, Hello, HelloTail, InRe, OkHello, OkMessage, Version, WorldRevision};
 use wire::packet::{self, HDR_LEN};
 use wire::{
     Address, Datagram, Identity, Keys, NetworkId, Now, Packet, Root, SecretIdentity, Suite, Verb, World, WorldKind,
@@ -42,6 +42,8 @@ pub struct Actor {
     pub answers: Vec<(SocketAddr, u64)>,
     /// It answers only over this socket of ours.
     pub only_socket: Option<u64>,
+    /// It answers only from these sockets of ours to these endpoints of its own, and frames that ask for it too.
+    pub pairs: Option<Vec<(u64, SocketAddr)>>,
     pub version: Version,
 }
 
@@ -97,6 +99,10 @@ pub struct Bench {
     pub others: Vec<Output>,
     pub prover: Prover,
     pub proofs: VecDeque<(u64, Identity)>,
+    /// What calling the node cost while time passed. No test asks for it.
+    pub spent: Duration,
+    /// When the last answer came by each way.
+    pub answered: BTreeMap<(u64, SocketAddr), u64>,
     sent: Vec<Sent>,
     incoming: BTreeMap<(u64, u64), Incoming>,
     rng: StdRng,
@@ -134,6 +140,8 @@ impl Bench {
             others: Vec::new(),
             prover: Prover::Says(true),
             proofs: VecDeque::new(),
+            spent: Duration::ZERO,
+            answered: BTreeMap::new(),
             sent: Vec::new(),
             incoming: BTreeMap::new(),
             rng: StdRng::seed_from_u64(1),
@@ -160,7 +168,8 @@ impl Bench {
     pub fn play(&mut self, secret: Arc<SecretIdentity>) -> Address {
         let keys = Arc::new(Keys::new(secret.agree(self.own.public()).unwrap()));
         let address = secret.address();
-        self.actors.insert(address, Actor { secret, keys, answers: Vec::new(), only_socket: None, version: V12 });
+        self.actors
+            .insert(address, Actor { secret, keys, answers: Vec::new(), only_socket: None, pairs: None, version: V12 });
         address
     }
 
@@ -213,9 +222,16 @@ impl Bench {
             match incoming {
                 Some(at) if at <= due => {
                     let (_, mut i) = self.incoming.pop_first().unwrap();
+                    self.answered.insert((i.socket, i.remote), self.now.ms() - START_MS);
+                    let start = Instant::now();
                     self.node.handle_datagram(self.now, LocalSocketId(i.socket), i.remote, &mut i.datagram);
+                    self.spent += start.elapsed();
                 }
-                _ => self.node.handle_timeout(self.now),
+                _ => {
+                    let start = Instant::now();
+                    self.node.handle_timeout(self.now);
+                    self.spent += start.elapsed();
+                }
             }
             self.drain();
         }
@@ -300,13 +316,19 @@ impl Bench {
         let body = match sent.verb {
             Some(Verb::Hello) => ok_hello_body(&sent.payload, actor.version, addr("44.5.6.7:9993"), &[]),
             Some(Verb::Echo) => sent.payload.clone(),
+            Some(Verb::ExtFrame) if actor.pairs.is_some() => match ExtFrame::parse(&sent.payload) {
+                Ok(frame) if frame.flags & ExtFrame::ACK != 0 => frame.network.0.to_be_bytes().to_vec(),
+                _ => return,
+            },
             _ => return,
         };
         let sockets = match sent.socket {
             Some(socket) => vec![socket],
             None => self.node.fan_out(sent.remote).into_iter().map(|s| s.0).collect(),
         };
-        for socket in sockets.into_iter().filter(|s| actor.only_socket.is_none_or(|only| only == *s)) {
+        let pairs = actor.pairs.as_ref();
+        let there = |s: &u64| pairs.is_none_or(|pairs| pairs.contains(&(*s, sent.remote)));
+        for socket in sockets.into_iter().filter(|s| actor.only_socket.is_none_or(|only| only == *s) && there(s)) {
             let payload = ok_payload(sent.verb.unwrap(), sent.id, &body);
             let datagram = self.packet(sent.to, Verb::Ok, &payload, Suite::AesGmacSiv, 0);
             self.serial += 1;
