@@ -60,10 +60,12 @@ pub mod trips;
 pub mod tx;
 
 mod bond;
+mod routed;
 
 pub use bond::{Action, Bond, Counters, Hint, Observed, Refused};
 pub use explain::{Decision, Reason, Why};
 pub use path::{NewPath, PathId};
 pub use plan::{Plan, PlanPath};
+pub use routed::Routed;
 pub use seen::{Seen, Shares};
 pub use select::{Choice, Selector};

@@ -341,20 +341,8 @@ pub struct Route {
     pub direct: bool,
 }
 
-/// How frames to a peer that we bond with are spread.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bonding {
-    /// Which path a frame takes.
-    pub plan: Arc<bond::Plan>,
-    /// Of each of the plan's paths, in its order.
-    pub routes: Vec<Route>,
-    /// Through a root.
-    pub relay: Option<Route>,
-    /// The peer takes order marks: frames of one flow that take several paths get them.
-    pub marks: bool,
-    /// The peer drops what comes twice: anything may be sent again.
-    pub duplicates_dropped: bool,
-}
+/// How frames to a peer that we bond with are spread, by our routes.
+pub type Bonding = bond::Routed<Route>;
 
 /// What a shard saw and sent on one path of one peer since its last report. A reception counts only if it was
 /// authenticated.

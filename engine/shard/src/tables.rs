@@ -36,20 +36,8 @@ pub struct Route {
     pub mtu: u16,
 }
 
-/// How frames to a peer that we bond with are spread.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bonding {
-    /// Which path a frame takes.
-    pub plan: Arc<bond::Plan>,
-    /// Of each of the plan's paths, in its order.
-    pub routes: Vec<Route>,
-    /// Through a root.
-    pub relay: Option<Route>,
-    /// The peer takes order marks: frames of one flow that take several paths get them.
-    pub marks: bool,
-    /// The peer drops what comes twice: anything may be sent again.
-    pub duplicates_dropped: bool,
-}
+/// How frames to a peer that we bond with are spread, by our routes.
+pub type Bonding = bond::Routed<Route>;
 
 /// A change of what a shard knows.
 #[derive(Clone)]
