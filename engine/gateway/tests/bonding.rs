@@ -1,5 +1,5 @@
 //! A gateway that bonds with a real core over two links, under each policy: both links carry what the policy says, timing
-//! reports go both ways, and a link that is cut silently loses its traffic to the other one.
+//! reports go both ways, and a link that is cut, silently or with a word, loses its traffic to the other one.
 
 mod support;
 
@@ -7,6 +7,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::netns::Namespace;
+use lab::reference::ReferenceNode;
 use lab::{Error, Result};
 use serde_json::{Value, json};
 use support::soon;
@@ -63,15 +65,26 @@ fn bonded(name: &str, policy: &str) -> TwoLinks {
 
 /// A stream to the real core, which is told to do `meanwhile` after a third of it.
 fn stream(links: &mut TwoLinks, count: u32, meanwhile: Option<Value>) -> Stream {
-    links.real.command(json!({"cmd": "stream-reset"})).expect("reset");
-    let to = SocketAddr::new(links.real_ip.parse().expect("address"), PORT);
-    let TwoLinks { gateway, real, .. } = links;
-    thread::scope(|scope| {
-        let sender = scope.spawn(|| gateway.inside(|| send(to, 1, count)));
-        thread::sleep(Duration::from_millis(u64::from(count) / 3));
+    stream_while(links, count, |real, _| {
         if let Some(command) = meanwhile {
             real.command(command).expect("what happens meanwhile");
         }
+    })
+}
+
+/// The same, with whatever is to happen to the real core or its host.
+fn stream_while(
+    links: &mut TwoLinks,
+    count: u32,
+    meanwhile: impl FnOnce(&mut ReferenceNode, &[Namespace; 2]),
+) -> Stream {
+    links.real.command(json!({"cmd": "stream-reset"})).expect("reset");
+    let to = SocketAddr::new(links.real_ip.parse().expect("address"), PORT);
+    let TwoLinks { gateway, real, spaces, .. } = links;
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| gateway.inside(|| send(to, 1, count)));
+        thread::sleep(Duration::from_millis(u64::from(count) / 3));
+        meanwhile(real, spaces);
         sender.join().expect("no panic").expect("sent");
     });
     thread::sleep(Duration::from_millis(300));
@@ -126,4 +139,19 @@ fn under_broadcast_each_link_carries_all_and_the_loss_of_one_costs_nothing() {
     assert_eq!((all.lost, all.links), (0, [600, 600]), "{all:?}");
     let cut = stream(&mut links, 900, Some(json!({"cmd": "socket-down", "socket": "l0"})));
     assert_eq!((cut.lost, cut.links[1]), (0, 900), "{cut:?}");
+}
+
+#[test]
+fn what_a_router_refuses_and_says_so_goes_by_the_other_link_at_once_and_the_bond_says_why() {
+    let mut links = bonded("bdi", "active-backup");
+    let used = usize::from(stream(&mut links, 100, None).links[1] > 0);
+    let refused = stream_while(&mut links, 1500, |_, spaces| TwoLinks::reject(spaces, used));
+    println!("refused by ICMP: longest gap {} ms, lost {}", refused.longest_gap, refused.lost);
+    assert!(refused.links[1 - used] > 800 && refused.longest_gap < 300, "{refused:?}");
+    let peer = links.real.address().to_owned();
+    let shown = links.hawser.cli(&["bond", "show", &peer]).expect("bond show");
+    let said = |d: &Value| d["text"].as_str().is_some_and(|t| t.contains("an ICMP error says: host unreachable"));
+    let decisions = shown["bond"]["decisions"].as_array().cloned().unwrap_or_default();
+    assert!(decisions.iter().any(said), "{decisions:#?}");
+    assert!(links.counter("bond_unreachable") >= 1);
 }

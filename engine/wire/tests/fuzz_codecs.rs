@@ -12,6 +12,7 @@ use wire::chunk::ConfigChunk;
 use wire::credential::{Capability, Com, Ownership, Revocation, Tag};
 use wire::dictionary::Dictionary;
 use wire::endpoint;
+use wire::icmp::Unreachable;
 use wire::message::*;
 use wire::raw::{Beacon, TcpGreeting, TcpRelayed, tcp_record};
 use wire::rule::{NET_MAX_RULES, Rule, RuleTable};
@@ -358,5 +359,24 @@ fn what_is_no_packet() {
             assert!(len == body.len() + 5 && len <= bytes.len());
             let _ = (TcpGreeting::parse(body), TcpRelayed::parse(body));
         }
+    });
+}
+
+#[test]
+fn icmp_errors() {
+    let quoted = |len: usize, protocol_at: usize, version: u8| {
+        let mut packet = vec![0; len + 8 + 8];
+        (packet[0], packet[protocol_at]) = (version, 17);
+        packet
+    };
+    let error = |kind: u8| vec![kind, 1, 0, 0, 0, 0, 0, 0];
+    let mut outer = vec![0; 20];
+    (outer[0], outer[9]) = (0x45, 1);
+    let v4 = [outer, error(3), quoted(20, 9, 0x45)].concat();
+    let v6 = [error(1), quoted(40, 6, 0x60)].concat();
+    assert!(Unreachable::parse_v4(&v4).is_some() && Unreachable::parse_v6(&v6).is_some());
+    fuzz(&[v4, v6], |bytes| {
+        let said = [Unreachable::parse_v4(bytes), Unreachable::parse_v6(bytes)];
+        assert!(said.iter().flatten().all(|said| said.packet_id.is_none() || bytes.len() >= 64));
     });
 }

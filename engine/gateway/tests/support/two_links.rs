@@ -125,6 +125,15 @@ impl TwoLinks {
         sockets.iter().map(|s| [count(s, "rx_verbs"), count(s, "tx_verbs")]).collect()
     }
 
+    /// The real core's host takes nothing that comes by a link any more, and says so by ICMP as a router would.
+    pub fn reject(spaces: &[Namespace; 2], link: usize) {
+        let host = &spaces[1];
+        let rule = format!("add rule ip f i iifname l{link} meta l4proto udp reject with icmp type host-unreachable");
+        let chain = "add table ip f; add chain ip f i { type filter hook input priority 0; }";
+        let script = format!("{chain}; {rule}");
+        host.inside(|| netns::run("nft", &[&script])).expect("nft");
+    }
+
     /// One of the gateway's counters.
     pub fn counter(&self, name: &str) -> u64 {
         let status = self.hawser.status().expect("status");
