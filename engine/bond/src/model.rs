@@ -208,6 +208,14 @@ impl PathModel {
         model
     }
 
+    /// The same path, on which nothing was sent for a moment: what is on its way does not count any more.
+    pub fn resumed(mut self, now_ns: u64) -> PathModel {
+        self.pending.clear();
+        (self.busy_until_ns, self.corrected_ns, self.paused) = (now_ns, 0, true);
+        (self.round, self.draining, self.pace) = (Round::new(now_ns), false, self.base);
+        self
+    }
+
     /// Nobody has measured it yet, and nobody needs to be careful: who sends finds its limits, as without a pace.
     pub fn unpaced(&mut self) {
         if !self.full_once {

@@ -344,6 +344,55 @@ fn a_striped_flow_leaves_paced_and_in_order_over_both_routes() {
 }
 
 #[test]
+fn what_was_learned_of_a_path_that_was_away_for_a_moment_is_kept() {
+    // Of the path that is farther, because it begins with a pace.
+    let both = || {
+        let mut plan = striping(&[A, B]);
+        plan.paths[1].delay_us = 20_000;
+        bond(plan)
+    };
+    let left = |away_us: u64| {
+        let mut alice = member(ALICE, BOB, Suite::AesGmacSiv);
+        alice.apply(both());
+        let mut bob = bob();
+        let mut answers: Vec<(u64, Route, Vec<u8>)> = Vec::new();
+        // 40 and 80 Mbit/s, in packets per tick of 0.1 ms.
+        let (mut by_b, mut busy_until) = (0, [0.0f64; 2]);
+        for tick in 0..5000 + away_us / 100 + 200 {
+            let now = at(tick * 100);
+            match tick {
+                5000 => alice.apply(bond(striping(&[A]))),
+                _ if tick == 5000 + away_us / 100 => alice.apply(both()),
+                _ => {}
+            }
+            let due = answers.iter().take_while(|answer| answer.0 <= tick).count();
+            for (_, from, answer) in answers.drain(..due).collect::<Vec<_>>() {
+                receive(&mut alice, now, from, &answer);
+            }
+            let mut out = Outside::default();
+            for _ in 0..if tick < 5000 || tick >= 5000 + away_us / 100 { 2 } else { 0 } {
+                alice.outbound(now, NETWORK, &udp(1, 1200), &mut out);
+            }
+            alice.poll(now, &mut out);
+            for (socket, _, datagram) in out.datagrams {
+                let (path, rate, later) = if socket.0 == 11 { (B, 0.8, 400) } else { (A, 0.4, 100) };
+                let busy = &mut busy_until[usize::from(path.slot)];
+                *busy = busy.max(tick as f64) + 1.0 / rate;
+                let arrives = *busy as u64 + later;
+                by_b += u64::from(path == B && tick > 5000);
+                for answer in receive(&mut bob, now, route(path), &datagram).datagrams {
+                    answers.push((arrives, route(path), answer.2));
+                }
+            }
+            answers.sort_by_key(|answer| answer.0);
+        }
+        by_b
+    };
+    let (soon, late) = (left(100_000), left(5_000_000));
+    assert!(soon > 2 * late, "{soon} packets in 20 ms, and {late} of a path that begins anew");
+}
+
+#[test]
 fn a_plan_that_changes_loses_nothing_that_waits() {
     type Change = fn() -> Update;
     let none: Change = || Update::Bond { address: BOB, bond: None };

@@ -56,6 +56,8 @@ const RATE_STEP: f64 = 0.02;
 const FLOWS_GAP_US: u64 = 1_000_000;
 /// What the striper knows of a flow's packets is given up when nothing was striped for this long. us.
 const STRIPER_LIFE_US: u64 = 10_000_000;
+/// What was learned of a path that left the plan is good for this long, should it come back. us.
+const AWAY_US: u64 = 2_000_000;
 
 /// What the bonds of all peers share.
 #[derive(Debug, Default)]
@@ -99,6 +101,8 @@ pub(crate) struct Bonded {
     hasher: FixedState,
     /// In the order of the plan.
     lanes: Vec<Lane>,
+    /// Models of paths that left the plan, at most [`PATHS_MAX`], and when.
+    away: Vec<(PathId, PathModel, u64)>,
     striper: Option<Striper<Handle>>,
     striped_us: u64,
     recall: Recall,
@@ -131,6 +135,7 @@ impl Bonded {
             hasher: FixedState::with_seed(plan.secret),
             selector: Selector::new(plan, flows_of(bonding.plan.policy)),
             lanes: Vec::new(),
+            away: Vec::new(),
             striper: None,
             striped_us: 0,
             recall: Recall::new(),
@@ -165,10 +170,14 @@ impl Bonded {
         }
         let mut before: Vec<Option<Lane>> = std::mem::take(&mut self.lanes).into_iter().map(Some).collect();
         let mut moved = Vec::with_capacity(plan.paths.len());
+        self.away.retain(|away| now_us.saturating_sub(away.2) < AWAY_US);
         for (path, route) in plan.paths.iter().zip(&self.bonding.routes).take(PATHS_MAX) {
             let at = before.iter().position(|lane| lane.as_ref().is_some_and(|lane| lane.id == path.id));
             let lane = at.and_then(|at| before[at].take());
-            let model = || PathModel::new(now_us * 1000, Some(2000 * path.delay_us).filter(|rtt| *rtt > 0), None);
+            let mut model = || match self.away.iter().position(|away| away.0 == path.id) {
+                Some(at) => self.away.swap_remove(at).1.resumed(now_us * 1000),
+                None => PathModel::new(now_us * 1000, Some(2000 * path.delay_us).filter(|rtt| *rtt > 0), None),
+            };
             if self.striper.is_some() {
                 moved.push(at.map_or_else(|| striper::Lane::New(model()), striper::Lane::Kept));
             }
@@ -179,8 +188,13 @@ impl Bonded {
             }
             self.lanes.push(lane);
         }
-        for mut lane in before.into_iter().flatten() {
+        for (at, mut lane) in before.into_iter().enumerate().filter_map(|(at, lane)| Some((at, lane?))) {
             lane.report(&mut self.seen);
+            if let Some(model) = self.striper.as_ref().and_then(|striper| striper.model(at))
+                && self.away.len() < PATHS_MAX
+            {
+                self.away.push((lane.id, model.clone(), now_us));
+            }
         }
         if let Some(striper) = &mut self.striper {
             striper.rebuild(now_us * 1000, moved);
