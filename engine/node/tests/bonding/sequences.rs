@@ -59,10 +59,8 @@ impl World {
         }
         let states = std::array::from_fn(|link| if link < links { State::Whole } else { State::Gone });
         let mut w = World { b, peer, states, sockets, story: Vec::new(), rng };
-        for link in 0..3 {
-            if link >= links {
-                w.b.node.remove_socket(w.b.now, LocalSocketId(sockets[link]));
-            }
+        for socket in &sockets[links..] {
+            w.b.node.remove_socket(w.b.now, LocalSocketId(*socket));
         }
         w.wire();
         for link in 0..links {
@@ -157,7 +155,7 @@ fn play(seed: u64) {
     let mut w = World::new(seed);
     for _ in 0..8 {
         w.happens();
-        let deaf = w.rng.next_u64() % 2 == 0;
+        let deaf = w.rng.next_u64().is_multiple_of(2);
         for n in 0..w.rng.random_range(3..60) {
             w.pass();
             w.look(seed);
