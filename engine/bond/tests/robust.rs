@@ -145,10 +145,12 @@ proptest! {
                     Choice::Unbonded => prop_assert_eq!(plan.policy, Policy::None),
                 }
             }
-            // Never "no path" while one is good, or answered within the last second.
+            // Never "no path" while one is good, or answered within the last second. Before the first good one there is no bond.
             let fresh = |at: u64| us.saturating_sub(at) < LAST_RESORT_US;
             let works = |p: &BondPath| p.tx.state() == TxState::Good || p.tx.last_ack().is_some_and(fresh);
-            if bond.paths().iter().any(works) && mode && params.policy != Policy::None {
+            let good = bond.paths().iter().any(|p| p.tx.state() == TxState::Good);
+            let bonded = good || plan.policy != Policy::None;
+            if bond.paths().iter().any(works) && mode && bonded && params.policy != Policy::None {
                 prop_assert!(!plan.paths.is_empty());
             }
         }
