@@ -1,5 +1,6 @@
 //! A real core that spreads its packets over two links towards a gateway that does not bond: it is told what came by which
-//! link, so its bond stays whole, past the trial of its paths and for half an hour, and it measures both ways.
+//! link, so its bond stays whole, past the trial of its paths and for half an hour, and it measures both ways. A flow that it
+//! stripes over links of different delay comes out in order.
 
 mod support;
 
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use lab::measure::{PingPlan, ping};
 use serde_json::{Value, json};
+use support::striped;
 use support::two_links::TwoLinks;
 
 /// Failover interval of the real core's bond; its clock goes fifty times as fast, its remote does not.
@@ -68,6 +70,53 @@ fn a_real_balance_bond_towards_a_gateway_without_one_stays_whole_for_half_an_hou
     world.real.command(json!({"cmd": "status"})).expect("status");
     let bad = |e: &&Value| matches!(e["kind"].as_str(), Some("packet-invalid"));
     assert_eq!(world.real.events.iter().find(bad), None);
+}
+
+/// Segments of one TCP flow, at this pace, that the core stripes in runs of 64.
+const SEGMENTS: u32 = 4000;
+const PACE: Duration = Duration::from_micros(500);
+
+/// How many segments of such a flow reached the gateway's TAP after one that they should have preceded.
+fn out_of_order(world: &mut TwoLinks, port: u16) -> u32 {
+    let networks = world.hawser.cli(&["networks"]).expect("networks");
+    let mac = networks[0]["mac"].as_str().expect("mac").to_owned();
+    let TwoLinks { gateway, real, .. } = world;
+    thread::scope(|scope| {
+        let ear = gateway.inside(|| striped::Ear::open(port)).expect("packet socket");
+        let seen = scope.spawn(move || ear.listen(SEGMENTS));
+        let start = Instant::now();
+        for number in 0..SEGMENTS {
+            thread::sleep((start + PACE * number).saturating_duration_since(Instant::now()));
+            let data = striped::hex(&striped::segment(port, number));
+            real.post(json!({"cmd": "frame", "dst": mac, "ethertype": "0800", "data": data})).expect("frame");
+        }
+        let seen = seen.join().expect("no panic");
+        assert_eq!(seen.len(), SEGMENTS as usize, "each arrives once");
+        striped::late(&seen)
+    })
+}
+
+// spec: bonding, "Gateway acceptance", A10
+#[test]
+fn a_flow_that_a_real_core_stripes_over_links_of_10_and_30_ms_is_in_order_at_the_tap() {
+    let mut world = TwoLinks::new("bpo", &json!({"resequence": false}), Some("balance-rr"), &[]);
+    world.bonded();
+    for (link, ms) in [("l0", 10), ("l1", 30)] {
+        let slow = json!({"cmd": "fault-add", "socket": link, "dir": "both", "delay_ms": ms, "keep_order": true});
+        world.real.command(slow).expect("fault");
+    }
+    let plain = out_of_order(&mut world, 5001);
+    // Taken over while running.
+    let file = world.hawser.home().join("local.conf");
+    let conf =
+        std::fs::read_to_string(&file).expect("local.conf").replace(r#""resequence":false"#, r#""resequence":true"#);
+    std::fs::write(&file, conf).expect("local.conf");
+    let read = || world.hawser.status().is_ok_and(|s| s.to_string().contains(r#""resequence":true"#));
+    assert!(support::soon(read), "{:?}", world.hawser.status());
+    let put = out_of_order(&mut world, 5002);
+    eprintln!("of {SEGMENTS} segments {plain} out of order as they come, {put} after the resequencer");
+    assert!(plain > SEGMENTS / 10, "{plain}: the links reorder nothing");
+    assert!(put * 1000 < SEGMENTS, "{put} of {SEGMENTS}; {:?}", world.hawser.status());
 }
 
 /// The type of the messages by which two of us agree.

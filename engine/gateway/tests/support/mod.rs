@@ -2,6 +2,7 @@
 //! namespace, with a LAN host behind each gateway if asked for. It knows how to get packets flowing, not what a test looks at.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod striped;
 pub mod two_links;
 
 use std::net::IpAddr;
