@@ -115,6 +115,9 @@ pub struct Bond {
     negotiates: bool,
     queue: ActiveBackup,
     estimated_us: u64,
+    ticked_us: u64,
+    /// What came since the last tick changes what may be done with a path.
+    news: bool,
     mute: bool,
     /// The last paths that were given up for lost and then forgotten.
     buried: VecDeque<PathId>,
@@ -148,6 +151,8 @@ impl Bond {
             negotiates: false,
             queue: ActiveBackup::default(),
             estimated_us: 0,
+            ticked_us: now.mono_us,
+            news: false,
             mute: false,
             buried: VecDeque::new(),
             failed: VecDeque::new(),
@@ -387,7 +392,9 @@ impl Bond {
             return;
         };
         let unknown = path.tx.unknown();
+        let was_fresh = is_fresh(path, now.mono_us);
         let event = path.tx.acked(now.mono_us, packet_id, up_delay);
+        self.news |= !was_fresh;
         self.counters.unknown_acks += path.tx.unknown() - unknown;
         if let Some(event) = event {
             self.note_event(now, id, event);
@@ -483,6 +490,7 @@ impl Bond {
     /// The maintenance of one bond: what time alone changes. Appends what is to be sent.
     pub fn tick(&mut self, now: Now, actions: &mut Vec<Action>) {
         let us = now.mono_us;
+        (self.ticked_us, self.news) = (us, false);
         // The newest request that was acknowledged on each path, and the newest on any other.
         let (mut first, mut second) = (None, None);
         for proven in self.paths.iter().map(|p| p.tx.proven()) {
@@ -522,15 +530,27 @@ impl Bond {
         let us = now.mono_us;
         let idle = self.idle_us();
         let of_path = |p: &BondPath| {
-            let held = p.tx.is_held(us).then_some(p.tx.since() + HELD_US);
+            let held = is_held(p, us).then_some(p.tx.since() + HELD_US);
             p.tx.next_due(us, idle).min(held.unwrap_or(u64::MAX))
         };
         let paths = self.paths.iter().map(of_path).min().unwrap_or(u64::MAX);
         let relay = self.suspect_us.map(|at| at + RELAY_AFTER_US).filter(|_| !self.plan.relay);
         // The reference looks at its paths three times in a failover interval, but not all the time and not never.
-        let compat = us + u64::from(self.params.failover_interval / 3).clamp(TICK_MIN_MS, TICK_MAX_MS) * 1000;
-        let look = if self.params.mode == Mode::Compat { compat } else { us + TICK_IDLE_US };
-        paths.min(relay.unwrap_or(u64::MAX)).min(look)
+        let compat = u64::from(self.params.failover_interval / 3).clamp(TICK_MIN_MS, TICK_MAX_MS) * 1000;
+        let look = if self.params.mode == Mode::Compat { compat } else { TICK_IDLE_US };
+        paths.min(relay.unwrap_or(u64::MAX)).min(self.ticked_us + look)
+    }
+
+    /// Whether what came since the last [`Bond::tick`] cannot wait for the next: a path is late or suspect, or works anew.
+    pub fn is_urgent(&self, now: Now) -> bool {
+        let (us, idle) = (now.mono_us, self.idle_us());
+        let late = |p: &BondPath| match p.tx.state() {
+            // As seen from the beginning, nothing is late yet: when the oldest request will be.
+            TxState::Good => p.tx.next_due(0, idle) <= us,
+            TxState::Suspect => true,
+            TxState::Probing | TxState::Down => false,
+        };
+        self.news || self.paths.iter().any(late)
     }
 
     /// After how long without an acknowledgement a good path is asked for one.
@@ -628,7 +648,7 @@ impl Bond {
         let us = now.mono_us;
         let mut usable = self.ranked(us);
         // Held back are those that fail too often, unless nobody else is there.
-        let held = |id: &PathId| self.paths.get(*id).is_some_and(|p| p.tx.is_held(us));
+        let held = |id: &PathId| self.paths.get(*id).is_some_and(|p| is_held(p, us));
         if self.params.mode == Mode::Better && usable.iter().any(|id| !held(id)) {
             usable.retain(|id| !held(id));
         }
@@ -764,10 +784,9 @@ impl Bond {
         };
         let paths: Vec<PlanPath> = members.iter().filter_map(path).collect();
         // Its rate shows when it is used, and not before.
-        let fresh = |p: &BondPath| p.tx.last_ack().is_some_and(|t| us.saturating_sub(t) < 2_000_000);
         let striping = self.params.mode == Mode::Better
             && members.len() > 1
-            && members.iter().all(|id| self.paths.get(*id).is_some_and(fresh));
+            && members.iter().all(|id| self.paths.get(*id).is_some_and(|p| is_fresh(p, us)));
         let busy = striping && self.is_busy(members, old.busy);
         let mut lost: Vec<PathId> = self.paths.iter().filter(|p| is_lost(p)).map(|p| p.id).collect();
         lost.extend(&self.buried);
@@ -992,6 +1011,17 @@ impl Bond {
         compat::bonded_set::rebuild(&members, &mut set);
         set.into_iter().map(|i| ids[i]).collect()
     }
+}
+
+/// Whether what is known of it is of now.
+fn is_fresh(path: &BondPath, us: u64) -> bool {
+    path.tx.last_ack().is_some_and(|at| us.saturating_sub(at) < FRESH_US)
+}
+
+/// Whether it is held back though it works.
+fn is_held(path: &BondPath, us: u64) -> bool {
+    // Most paths have been as they are for long, and the penalty is dear.
+    us.saturating_sub(path.tx.since()) < HELD_US && path.tx.is_held(us)
 }
 
 /// What is sent over it does not arrive.

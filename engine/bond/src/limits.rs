@@ -192,6 +192,8 @@ pub const ELEPHANT_GAP_US: u64 = 250_000;
 pub const ELEPHANT_PACKETS: u32 = 32;
 /// us, spec.
 pub const ELEPHANT_WINDOW_US: u64 = 100_000;
+/// A path that acknowledged something within this time is known well enough to stripe over. us, ours.
+pub const FRESH_US: u64 = 2_000_000;
 /// A weight that changed by less than this share is not published. ours.
 pub const WEIGHT_STEP: f64 = 0.2;
 /// An idle flow is forgotten after this. us, spec.

@@ -71,6 +71,7 @@ struct Held {
     told: Option<Arc<Bonding>>,
     /// The plan that peer and shards were last told of.
     told_serial: u64,
+    /// It is looked at then; what is due at another time is found out by then.
     due_us: u64,
     /// It was last called.
     ticked_us: u64,
@@ -103,11 +104,19 @@ pub(crate) enum BondWay {
 
 impl Held {
     fn line(&self, id: PathId) -> Option<&Line> {
-        self.lines.iter().find(|l| l.id == id)
+        self.lines.get(self.place(id)?)
     }
 
     fn line_mut(&mut self, id: PathId) -> Option<&mut Line> {
-        self.lines.iter_mut().find(|l| l.id == id)
+        let at = self.place(id)?;
+        self.lines.get_mut(at)
+    }
+
+    fn place(&self, id: PathId) -> Option<usize> {
+        // As long as none was forgotten they are in the order of their slots.
+        let slot = usize::from(id.slot);
+        let there = self.lines.get(slot).is_some_and(|l| l.id == id);
+        if there { Some(slot) } else { self.lines.iter().position(|l| l.id == id) }
     }
 
     fn line_of(&mut self, path: &Path) -> Option<&mut Line> {
@@ -129,6 +138,21 @@ impl Held {
             relay: false,
             ..(**plan).clone()
         })
+    }
+
+    /// When it is due next.
+    fn next_us(&self, now: Now) -> u64 {
+        let busy = self.data_us.is_some_and(|at| now.mono_us.saturating_sub(at) < BOND_BUSY_US);
+        let look = if busy { self.ticked_us + BOND_LOOK_US } else { u64::MAX };
+        self.bond.next_due_us(now).min(self.search.next_us()).min(look).max(self.ticked_us + BOND_TICK_US)
+    }
+
+    fn set_due(&mut self, due: &mut BTreeSet<(u64, Address)>, peer: Address, us: u64) {
+        if self.due_us != us {
+            due.remove(&(self.due_us, peer));
+            self.due_us = us;
+            due.insert((us, peer));
+        }
     }
 
     fn way(&self) -> Option<BondWay> {
@@ -181,11 +205,7 @@ impl Bonds {
 
     fn set_due(&mut self, peer: Address, us: u64) {
         let Some(held) = self.table.get_mut(&peer) else { return };
-        if held.due_us != us {
-            self.due.remove(&(held.due_us, peer));
-            held.due_us = us;
-            self.due.insert((us, peer));
-        }
+        held.set_due(&mut self.due, peer, us);
     }
 
     fn remove(&mut self, peer: Address) -> Option<Held> {
@@ -460,7 +480,12 @@ impl Node {
             if us > now.mono_us {
                 return;
             }
-            self.tick_bond(now, peer);
+            // What it was due for may have come meanwhile.
+            if self.bonds.table.get(&peer).is_some_and(|held| held.next_us(now) > now.mono_us) {
+                self.arm_bond(now, peer);
+            } else {
+                self.tick_bond(now, peer);
+            }
         }
     }
 
@@ -483,10 +508,7 @@ impl Node {
     /// When the bond is due next.
     fn arm_bond(&mut self, now: Now, peer: Address) {
         let Some(held) = self.bonds.table.get(&peer) else { return };
-        let us = now.mono_us;
-        let busy = held.data_us.is_some_and(|at| us.saturating_sub(at) < BOND_BUSY_US);
-        let look = if busy { held.ticked_us + BOND_LOOK_US } else { u64::MAX };
-        let due = held.bond.next_due_us(now).min(held.search.next_us()).min(look).max(held.ticked_us + BOND_TICK_US);
+        let due = held.next_us(now);
         self.bonds.set_due(peer, due);
     }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use wire::message::{QosRecord, ReceiveReport};
 use wire::{Address, Now};
 
-use super::Held;
+use super::{Bonds, Held};
 use bond::limits::QOS_PENDING_MAX;
 
 use crate::Node;
@@ -78,13 +78,16 @@ impl Node {
     }
 
     fn bond_saw(&mut self, now: Now, shard: usize, peer: Address, seen: &[(Address, Seen)]) {
-        let Some(held) = self.bonds.table.get_mut(&peer) else {
+        let Node { bonds: Bonds { table, due, .. }, peers, .. } = self;
+        let Some(held) = table.get_mut(&peer) else {
             self.counters.bond_seen_late += seen.len() as u64;
             return;
         };
         // What a shard says of the future is of now.
         let moment = |at_us: u64| Now { mono_us: at_us.min(now.mono_us), ..now };
-        let mut answered: Vec<Path> = Vec::new();
+        // By their slots.
+        let mut answered = 0u64;
+        let mut news = false;
         for (_, seen) in seen {
             match *seen {
                 Seen::Requested { path, packet_id, at_us } => {
@@ -94,7 +97,7 @@ impl Node {
                 Seen::Acked { path, packet_id, at_us } => {
                     held.bond.acked(moment(at_us), path, packet_id);
                     held.asking.answered();
-                    answered.extend(held.line(path).map(|l| l.path).filter(|p| !answered.contains(p)));
+                    answered |= held.line(path).map_or(0, |l| 1 << l.id.slot);
                 }
                 Seen::Sent { path, packets, bytes } => {
                     held.data_us = Some(now.mono_us);
@@ -109,6 +112,7 @@ impl Node {
                     if let Some(line) = held.line_mut(path) {
                         line.carried.shares.found(now.mono_us, shard, rate);
                         line.carried.rate = line.carried.shares.rate(now.mono_us);
+                        news = true;
                     }
                 }
                 Seen::Flows { path, count } => {
@@ -126,10 +130,22 @@ impl Node {
             }
         }
         // An answer proves its path, whoever took it.
-        if let Some(known) = self.peers.get_mut(peer) {
-            for path in answered {
-                known.last_receive.set(now.ms());
-                known.slot_mut(&path).into_iter().for_each(|slot| slot.verified(now.ms(), true));
+        if answered != 0
+            && let Some(known) = peers.get_mut(peer)
+        {
+            known.last_receive.set(now.ms());
+            for line in held.lines.iter().filter(|l| answered >> l.id.slot & 1 == 1) {
+                known.slot_mut(&line.path).into_iter().for_each(|slot| slot.verified(now.ms(), true));
+            }
+        }
+        // Most of what is seen is as it was before.
+        if !news && !held.bond.is_urgent(now) {
+            let next = held.next_us(now);
+            if next > now.mono_us {
+                if next < held.due_us {
+                    held.set_due(due, peer, next);
+                }
+                return self.bond_decided(now, peer);
             }
         }
         self.tick_bond(now, peer);
