@@ -13,7 +13,7 @@ use crate::compat::balance::Candidate;
 use crate::compat::bonded_set::Member;
 use crate::compat::eligibility::{Ages, Rules, Verdict};
 use crate::compat::quality::{Measured, Quality};
-use crate::config::{LinkMode, Mode, Params, Policy, SelectMethod};
+use crate::config::{LinkConfig, LinkMode, Mode, Params, Policy, SelectMethod};
 use crate::delivery::Delivery;
 use crate::explain::{Decision, DecisionLog, Reason, Why};
 use crate::limits::*;
@@ -88,6 +88,18 @@ pub struct Counters {
     pub gated: u64,
 }
 
+/// What a path ranks by, see [`Bond::rank`].
+type Rank = (bool, bool, bool, u64, u16);
+
+/// What every decision needs room for.
+#[derive(Default)]
+struct Scratch {
+    order: Vec<(Rank, PathId)>,
+    usable: Vec<PathId>,
+    members: Vec<PathId>,
+    paths: Vec<PlanPath>,
+}
+
 /// One peer's bond.
 pub struct Bond {
     params: Arc<Params>,
@@ -118,6 +130,7 @@ pub struct Bond {
     ticked_us: u64,
     /// What came since the last tick changes what may be done with a path.
     news: bool,
+    scratch: Scratch,
     mute: bool,
     /// The last paths that were given up for lost and then forgotten.
     buried: VecDeque<PathId>,
@@ -153,6 +166,7 @@ impl Bond {
             estimated_us: 0,
             ticked_us: now.mono_us,
             news: false,
+            scratch: Scratch::default(),
             mute: false,
             buried: VecDeque::new(),
             failed: VecDeque::new(),
@@ -252,7 +266,10 @@ impl Bond {
             self.counters.refused_family += 1;
             return Err(Refused::Family);
         }
-        let alone = !self.paths.iter().any(|p| p.link.name == link.name);
+        let beside = self.paths.iter().find(|p| p.link.name == link.name).map(|p| p.link.name.clone());
+        let alone = beside.is_none();
+        // A link that no setting mentions gets its name anew each time.
+        let link = LinkConfig { name: beside.unwrap_or(link.name.clone()), ..link };
         let at = self.failed.iter().position(|(key, _)| *key == new.key);
         let failed = at.and_then(|at| self.failed.remove(at)).map(|(_, tx)| tx);
         let failed = failed.filter(|tx| now.mono_us.saturating_sub(tx.since()) < INELIGIBLE_MS * 1000);
@@ -534,23 +551,34 @@ impl Bond {
             p.tx.next_due(us, idle).min(held.unwrap_or(u64::MAX))
         };
         let paths = self.paths.iter().map(of_path).min().unwrap_or(u64::MAX);
+        paths.min(self.look_us())
+    }
+
+    /// The same after something came, which is all that changed since [`Bond::tick`]. None: at once, for a path is late or
+    /// suspect, or works anew.
+    pub fn due_us(&self, now: Now) -> Option<u64> {
+        let (us, idle) = (now.mono_us, self.idle_us());
+        let mut due = Some(self.look_us()).filter(|_| !self.news)?;
+        for path in self.paths.iter() {
+            let next = match path.tx.state() {
+                // As seen from the beginning nothing is late: when the oldest request will be.
+                TxState::Good => Some(path.tx.next_due(0, idle)).filter(|at| *at > us)?,
+                TxState::Suspect => return None,
+                TxState::Probing | TxState::Down => path.tx.next_due(us, idle),
+            };
+            let held = if is_held(path, us) { path.tx.since() + HELD_US } else { u64::MAX };
+            due = due.min(next).min(held);
+        }
+        Some(due)
+    }
+
+    /// When it is looked at whatever its paths do.
+    fn look_us(&self) -> u64 {
         let relay = self.suspect_us.map(|at| at + RELAY_AFTER_US).filter(|_| !self.plan.relay);
         // The reference looks at its paths three times in a failover interval, but not all the time and not never.
         let compat = u64::from(self.params.failover_interval / 3).clamp(TICK_MIN_MS, TICK_MAX_MS) * 1000;
         let look = if self.params.mode == Mode::Compat { compat } else { TICK_IDLE_US };
-        paths.min(relay.unwrap_or(u64::MAX)).min(self.ticked_us + look)
-    }
-
-    /// Whether what came since the last [`Bond::tick`] cannot wait for the next: a path is late or suspect, or works anew.
-    pub fn is_urgent(&self, now: Now) -> bool {
-        let (us, idle) = (now.mono_us, self.idle_us());
-        let late = |p: &BondPath| match p.tx.state() {
-            // As seen from the beginning, nothing is late yet: when the oldest request will be.
-            TxState::Good => p.tx.next_due(0, idle) <= us,
-            TxState::Suspect => true,
-            TxState::Probing | TxState::Down => false,
-        };
-        self.news || self.paths.iter().any(late)
+        relay.unwrap_or(u64::MAX).min(self.ticked_us + look)
     }
 
     /// After how long without an acknowledgement a good path is asked for one.
@@ -618,9 +646,16 @@ impl Bond {
 
     /// Paths that may carry data, best first. // defect B8: a stock bond looks at the front of a queue only
     fn ranked(&self, us: u64) -> Vec<PathId> {
-        let mut usable: Vec<&BondPath> = self.paths.iter().filter(|p| self.is_usable(p, us)).collect();
-        usable.sort_by_key(|p| self.rank(p));
-        usable.iter().map(|p| p.id).collect()
+        let mut order = Vec::new();
+        self.rank_usable(us, &mut order);
+        order.iter().map(|(_, id)| *id).collect()
+    }
+
+    /// The same, with what each is ranked by.
+    fn rank_usable(&self, us: u64, order: &mut Vec<(Rank, PathId)>) {
+        order.clear();
+        order.extend(self.paths.iter().filter(|p| self.is_usable(p, us)).map(|p| (self.rank(p), p.id)));
+        order.sort_unstable();
     }
 
     /// Whether a path may carry data now.
@@ -637,16 +672,21 @@ impl Bond {
     }
 
     /// The smaller, the better: by what the operator wants first, then by what was measured.
-    fn rank(&self, path: &BondPath) -> (bool, bool, bool, u64, u16) {
-        let named = self.paths.iter().any(|p| p.link.failover_to.as_ref() == Some(&path.link.name));
+    fn rank(&self, path: &BondPath) -> Rank {
+        let named = || self.paths.iter().any(|p| p.link.failover_to.as_ref() == Some(&path.link.name));
         let second_family = path.link.ip.ranks() && !path.link.ip.prefers(path.family);
-        (path.is_spare(), path.is_spare() && !named, second_family, path.tx.rtt().unwrap_or(u64::MAX), path.remote_port)
+        let spare = path.is_spare();
+        (spare, spare && !named(), second_family, path.tx.rtt().unwrap_or(u64::MAX), path.remote_port)
     }
 
     /// Makes the plan that follows from everything known.
     fn decide(&mut self, now: Now) {
         let us = now.mono_us;
-        let mut usable = self.ranked(us);
+        let mut order = std::mem::take(&mut self.scratch.order);
+        self.rank_usable(us, &mut order);
+        let mut usable = std::mem::take(&mut self.scratch.usable);
+        usable.clear();
+        usable.extend(order.iter().map(|(_, id)| *id));
         // Held back are those that fail too often, unless nobody else is there.
         let held = |id: &PathId| self.paths.get(*id).is_some_and(|p| is_held(p, us));
         if self.params.mode == Mode::Better && usable.iter().any(|id| !held(id)) {
@@ -674,24 +714,26 @@ impl Bond {
         if usable.is_empty() {
             relay = true;
         }
-        let members = match self.params.policy {
-            Policy::None => Vec::new(),
-            Policy::ActiveBackup => self.choose_active(now, &usable),
-            _ if self.params.mode == Mode::Compat => self.compat_members(&usable),
-            Policy::Broadcast => self.one_per_link(&usable),
+        let mut members = std::mem::take(&mut self.scratch.members);
+        members.clear();
+        match self.params.policy {
+            Policy::None => {}
+            Policy::ActiveBackup => members.extend(self.choose_active(now, &usable)),
+            _ if self.params.mode == Mode::Compat => members.extend(self.compat_members(&usable)),
+            Policy::Broadcast => self.one_per_link(&usable, &mut members),
             Policy::BalanceRr | Policy::BalanceXor | Policy::BalanceAware => {
-                let mut members = self.one_per_link(&usable);
+                self.one_per_link(&usable, &mut members);
                 let spare = |id: &PathId| self.paths.get(*id).is_some_and(BondPath::is_spare);
                 if members.iter().any(|id| !spare(id)) {
                     members.retain(|id| !spare(id));
                 }
-                members
             }
-        };
+        }
         // In compat mode a bond without paths is bypassed; here that is so only until the first answer.
         self.ready = !members.is_empty() || (self.ready && self.params.mode == Mode::Better);
         let policy = if self.leaf && self.ready { self.params.policy } else { Policy::None };
         self.publish(now, policy, &members, relay && policy != Policy::None);
+        (self.scratch.order, self.scratch.usable, self.scratch.members) = (order, usable, members);
     }
 
     /// What answered a moment ago, or was learned by an answer, if nothing works now: it may be all there is.
@@ -704,9 +746,9 @@ impl Bond {
     }
 
     /// The best path of each link: more of one link are no more capacity.
-    fn one_per_link(&self, usable: &[PathId]) -> Vec<PathId> {
-        let mut chosen: Vec<PathId> = Vec::with_capacity(usable.len());
-        let link = |id: PathId| self.paths.get(id).map(|p| &p.link.name);
+    fn one_per_link(&self, usable: &[PathId], chosen: &mut Vec<PathId>) {
+        // The paths of a link share its name.
+        let link = |id: PathId| self.paths.get(id).map(|p| Arc::as_ptr(&p.link.name).cast::<u8>());
         for id in usable {
             if chosen.iter().any(|c| link(*c) == link(*id)) {
                 continue;
@@ -718,7 +760,6 @@ impl Bond {
             chosen.push(stays.unwrap_or(*id));
         }
         chosen.sort_unstable();
-        chosen
     }
 
     fn is_planned(&self, id: PathId) -> bool {
@@ -782,7 +823,9 @@ impl Bond {
                 before.filter(|o| o.delay_us.abs_diff(delay) < 1000.max(delay / 8)).map_or(delay, |o| o.delay_us);
             Some(PlanPath { id: *id, key: p.key, weight: if by_weight { kept } else { 1.0 }, rate: kept, delay_us })
         };
-        let paths: Vec<PlanPath> = members.iter().filter_map(path).collect();
+        let mut paths = std::mem::take(&mut self.scratch.paths);
+        paths.clear();
+        paths.extend(members.iter().filter_map(path));
         // Its rate shows when it is used, and not before.
         let striping = self.params.mode == Mode::Better
             && members.len() > 1
@@ -813,6 +856,7 @@ impl Bond {
             && self.mute == old.mute
             && compat == old.compat
         {
+            self.scratch.paths = paths;
             return;
         }
         if !same {
@@ -857,8 +901,7 @@ impl Bond {
     fn is_busy(&self, members: &[PathId], was: bool) -> bool {
         let share = BUSY[usize::from(was)];
         let of = |id: &PathId| self.paths.get(*id).and_then(|p| Some(p.load / p.rate?));
-        let loads = members.iter().map(of).collect::<Option<Vec<f64>>>();
-        loads.is_some_and(|loads| loads.iter().any(|load| *load > share))
+        members.iter().all(|id| of(id).is_some()) && members.iter().filter_map(of).any(|load| load > share)
     }
 
     /// One large flow leaves a path that is full for long while another has room.

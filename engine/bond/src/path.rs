@@ -203,11 +203,13 @@ impl Paths {
     }
 
     /// A path, if it is still that one.
+    #[inline]
     pub fn get(&self, id: PathId) -> Option<&BondPath> {
         self.slots.get(usize::from(id.slot))?.as_ref().filter(|p| p.id == id)
     }
 
     /// See [`Paths::get`].
+    #[inline]
     pub fn get_mut(&mut self, id: PathId) -> Option<&mut BondPath> {
         self.slots.get_mut(usize::from(id.slot))?.as_mut().filter(|p| p.id == id)
     }

@@ -92,6 +92,8 @@ struct Line {
     probed: Probed,
     carried: Carried,
     sampled: Sampled,
+    /// A shard took an answer that came over it.
+    answered: bool,
     /// What an operator set.
     mtu: Option<u16>,
 }
@@ -142,9 +144,14 @@ impl Held {
 
     /// When it is due next.
     fn next_us(&self, now: Now) -> u64 {
+        self.bond.next_due_us(now).min(self.look_us(now)).max(self.ticked_us + BOND_TICK_US)
+    }
+
+    /// When it is looked at whatever its paths do.
+    fn look_us(&self, now: Now) -> u64 {
         let busy = self.data_us.is_some_and(|at| now.mono_us.saturating_sub(at) < BOND_BUSY_US);
         let look = if busy { self.ticked_us + BOND_LOOK_US } else { u64::MAX };
-        self.bond.next_due_us(now).min(self.search.next_us()).min(look).max(self.ticked_us + BOND_TICK_US)
+        self.search.next_us().min(look)
     }
 
     fn set_due(&mut self, due: &mut BTreeSet<(u64, Address)>, peer: Address, us: u64) {
@@ -443,6 +450,7 @@ impl Node {
                         probed: Probed::default(),
                         carried: Carried::default(),
                         sampled: Sampled::default(),
+                        answered: false,
                         mtu: None,
                     });
                     by_path.insert(*path, peer);
@@ -491,16 +499,27 @@ impl Node {
 
     fn tick_bond(&mut self, now: Now, peer: Address) {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return };
-        held.ticked_us = now.mono_us;
+        let us = now.mono_us;
+        held.ticked_us = us;
         held.observe(now);
-        let mut actions = std::mem::take(&mut self.bonds.actions);
-        held.bond.tick(now, &mut actions);
-        for action in actions.drain(..) {
-            self.bond_act(now, peer, action);
+        held.bond.tick(now, &mut self.bonds.actions);
+        let (asks, searches) = (held.wants_acks(us), held.search.next_us() <= us);
+        if held.lines.iter().any(|l| l.answered) {
+            held.prove(now, self.peers.get_mut(peer));
         }
-        self.bonds.actions = actions;
-        self.ask_for_acks(now, peer);
-        self.search_paths(now, peer);
+        if !self.bonds.actions.is_empty() {
+            let mut actions = std::mem::take(&mut self.bonds.actions);
+            for action in actions.drain(..) {
+                self.bond_act(now, peer, action);
+            }
+            self.bonds.actions = actions;
+        }
+        if asks {
+            self.ask_for_acks(now, peer);
+        }
+        if searches {
+            self.search_paths(now, peer);
+        }
         self.bond_decided(now, peer);
         self.arm_bond(now, peer);
     }

@@ -93,6 +93,12 @@ impl Held {
         }
         (since(probed.hello_us, us) >= BOND_HELLO_GAP_US).then_some(Means::Hello)
     }
+
+    /// Whether it is to be found out now if the remote acknowledges frames.
+    pub(super) fn wants_acks(&self, us: u64) -> bool {
+        let compat = self.bond.params().mode == Mode::Compat;
+        !compat && self.asking.network.is_none() && since(self.asking.tried_us, us) >= BOND_TRIAL_US
+    }
 }
 
 impl Node {
@@ -188,16 +194,11 @@ impl Node {
     /// Finds out, now and then, whether the remote acknowledges frames.
     pub(super) fn ask_for_acks(&mut self, now: Now, peer: Address) {
         let us = now.mono_us;
-        let Some(held) = self.bonds.table.get(&peer) else { return };
-        let asking = &held.asking;
+        let Some(held) = self.bonds.table.get(&peer).filter(|held| held.wants_acks(us)) else { return };
         let Some(path) = held.bond.plan().paths.first().and_then(|p| held.line(p.id)).map(|l| l.path) else { return };
-        let compat = held.bond.params().mode == Mode::Compat;
-        if compat || asking.network.is_some() || since(asking.tried_us, us) < BOND_TRIAL_US {
-            return;
-        }
         // Another one each time.
         let networks = self.plan.networks_of(peer);
-        let after = asking.trial.map(|(_, network)| network);
+        let after = held.asking.trial.map(|(_, network)| network);
         let next = networks.iter().find(|n| after.is_some_and(|after| **n > after)).or(networks.first());
         let Some(&network) = next else { return };
         let id = self.send_asking(now, peer, path, network);

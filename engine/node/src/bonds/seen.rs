@@ -13,6 +13,7 @@ use bond::limits::QOS_PENDING_MAX;
 use crate::Node;
 use crate::limits::*;
 use crate::path::Path;
+use crate::peer::Peer;
 
 /// What one path carried since the bond was last told.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +65,16 @@ impl Held {
             self.bond.observe(line.id, Observed { rate, load, inbound, outbound });
         }
     }
+
+    /// An answer proves its path, whoever took it.
+    pub(super) fn prove(&mut self, now: Now, peer: Option<&mut Peer>) {
+        let Some(peer) = peer else { return };
+        peer.last_receive.set(now.ms());
+        for line in self.lines.iter_mut().filter(|l| l.answered) {
+            line.answered = false;
+            peer.slot_mut(&line.path).into_iter().for_each(|slot| slot.verified(now.ms(), true));
+        }
+    }
 }
 
 impl Node {
@@ -78,15 +89,13 @@ impl Node {
     }
 
     fn bond_saw(&mut self, now: Now, shard: usize, peer: Address, seen: &[(Address, Seen)]) {
-        let Node { bonds: Bonds { table, due, .. }, peers, .. } = self;
+        let Node { bonds: Bonds { table, due, .. }, .. } = self;
         let Some(held) = table.get_mut(&peer) else {
             self.counters.bond_seen_late += seen.len() as u64;
             return;
         };
         // What a shard says of the future is of now.
         let moment = |at_us: u64| Now { mono_us: at_us.min(now.mono_us), ..now };
-        // By their slots.
-        let mut answered = 0u64;
         let mut news = false;
         for (_, seen) in seen {
             match *seen {
@@ -97,7 +106,9 @@ impl Node {
                 Seen::Acked { path, packet_id, at_us } => {
                     held.bond.acked(moment(at_us), path, packet_id);
                     held.asking.answered();
-                    answered |= held.line(path).map_or(0, |l| 1 << l.id.slot);
+                    if let Some(line) = held.line_mut(path) {
+                        line.answered = true;
+                    }
                 }
                 Seen::Sent { path, packets, bytes } => {
                     held.data_us = Some(now.mono_us);
@@ -129,26 +140,16 @@ impl Node {
                 }
             }
         }
-        // An answer proves its path, whoever took it.
-        if answered != 0
-            && let Some(known) = peers.get_mut(peer)
-        {
-            known.last_receive.set(now.ms());
-            for line in held.lines.iter().filter(|l| answered >> l.id.slot & 1 == 1) {
-                known.slot_mut(&line.path).into_iter().for_each(|slot| slot.verified(now.ms(), true));
-            }
-        }
         // Most of what is seen is as it was before.
-        if !news && !held.bond.is_urgent(now) {
-            let next = held.next_us(now);
-            if next > now.mono_us {
-                if next < held.due_us {
-                    held.set_due(due, peer, next);
-                }
-                return self.bond_decided(now, peer);
-            }
+        let next = held.bond.due_us(now).filter(|_| !news).map(|us| us.min(held.look_us(now)));
+        let Some(next) = next.filter(|us| *us > now.mono_us) else { return self.tick_bond(now, peer) };
+        let next = next.max(held.ticked_us + BOND_TICK_US);
+        if next < held.due_us {
+            held.set_due(due, peer, next);
         }
-        self.tick_bond(now, peer);
+        if held.told_serial != held.bond.plan().serial {
+            self.bond_decided(now, peer);
+        }
     }
 
     /// An authenticated packet came straight over a path; `frames` of it are data.
