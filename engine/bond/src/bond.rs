@@ -131,6 +131,8 @@ pub struct Bond {
     /// What came since the last tick changes what may be done with a path.
     news: bool,
     scratch: Scratch,
+    /// The remote said what came of ours.
+    reports: bool,
     mute: bool,
     /// The last paths that were given up for lost and then forgotten.
     buried: VecDeque<PathId>,
@@ -167,6 +169,7 @@ impl Bond {
             ticked_us: now.mono_us,
             news: false,
             scratch: Scratch::default(),
+            reports: false,
             mute: false,
             buried: VecDeque::new(),
             failed: VecDeque::new(),
@@ -226,7 +229,10 @@ impl Bond {
     pub fn sent(&mut self, now: Now, id: PathId, packets: u64, bytes: u64) {
         match self.paths.get_mut(id) {
             Some(path) => {
-                path.delivery.sent(now, packets, bytes);
+                // Nobody counts against us who never said so.
+                if self.reports {
+                    path.delivery.sent(now, packets, bytes);
+                }
                 path.sent_packets += packets;
                 path.sent_bytes += bytes;
             }
@@ -240,6 +246,7 @@ impl Bond {
             self.counters.stale += 1;
             return true;
         };
+        self.reports = true;
         let good = path.delivery.reported(now, path.tx.rtt().unwrap_or(0), report);
         // What arrives is carried, whatever was believed.
         if let Some(arrives) = path.delivery.rate(now).filter(|rate| path.rate.is_some_and(|known| known < *rate)) {

@@ -498,28 +498,27 @@ impl Node {
     }
 
     fn tick_bond(&mut self, now: Now, peer: Address) {
-        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        let Node { bonds: Bonds { table, due, actions, .. }, peers, .. } = self;
+        let Some(held) = table.get_mut(&peer) else { return };
         let us = now.mono_us;
         held.ticked_us = us;
         held.observe(now);
-        held.bond.tick(now, &mut self.bonds.actions);
-        let (asks, searches) = (held.wants_acks(us), held.search.next_us() <= us);
+        held.bond.tick(now, actions);
         if held.lines.iter().any(|l| l.answered) {
-            held.prove(now, self.peers.get_mut(peer));
+            held.prove(now, peers.get_mut(peer));
         }
-        if !self.bonds.actions.is_empty() {
-            let mut actions = std::mem::take(&mut self.bonds.actions);
-            for action in actions.drain(..) {
-                self.bond_act(now, peer, action);
-            }
-            self.bonds.actions = actions;
+        let rests = actions.is_empty() && !held.wants_acks(us) && held.search.next_us() > us;
+        if rests && held.told_serial == held.bond.plan().serial {
+            let next = held.next_us(now);
+            return held.set_due(due, peer, next);
         }
-        if asks {
-            self.ask_for_acks(now, peer);
+        let mut actions = std::mem::take(actions);
+        for action in actions.drain(..) {
+            self.bond_act(now, peer, action);
         }
-        if searches {
-            self.search_paths(now, peer);
-        }
+        self.bonds.actions = actions;
+        self.ask_for_acks(now, peer);
+        self.search_paths(now, peer);
         self.bond_decided(now, peer);
         self.arm_bond(now, peer);
     }

@@ -24,10 +24,41 @@ pub(super) struct Carried {
     load: f64,
     /// What each shard says.
     shares: Shares,
+    /// What a shard sent that they do not know yet.
+    unshared: (usize, u64),
     /// What they found together, if one of them said so.
     rate: Option<f64>,
     inbound: u64,
     outbound: u64,
+}
+
+impl Carried {
+    /// A shard sent so much.
+    fn sent(&mut self, now_us: u64, shard: usize, packets: u64, bytes: u64) {
+        self.bytes += bytes;
+        self.outbound += packets;
+        if self.unshared.0 != shard {
+            self.share(now_us);
+            self.unshared = (shard, 0);
+        }
+        self.unshared.1 += bytes;
+    }
+
+    /// What is left of what was sent goes where it belongs.
+    fn share(&mut self, now_us: u64) {
+        let (shard, bytes) = self.unshared;
+        if bytes > 0 {
+            self.shares.sent(now_us, shard, bytes);
+            self.unshared.1 = 0;
+        }
+    }
+
+    /// A shard found another rate.
+    fn found(&mut self, now_us: u64, shard: usize, rate: f64) {
+        self.share(now_us);
+        self.shares.found(now_us, shard, rate);
+        self.rate = self.shares.rate(now_us);
+    }
 }
 
 /// The packets sent lately over one path that a report of the remote may name, the newest last: ID, and when in us.
@@ -55,6 +86,7 @@ impl Held {
         let us = now.mono_us;
         for line in &mut self.lines {
             let carried = &mut line.carried;
+            carried.share(us);
             let window = us.saturating_sub(carried.since_us);
             if window >= BOND_LOAD_US {
                 carried.load = carried.bytes as f64 * 1e6 / window as f64;
@@ -114,15 +146,12 @@ impl Node {
                     held.data_us = Some(now.mono_us);
                     held.bond.sent(now, path, packets, bytes);
                     if let Some(line) = held.line_mut(path) {
-                        line.carried.bytes += bytes;
-                        line.carried.outbound += packets;
-                        line.carried.shares.sent(now.mono_us, shard, bytes);
+                        line.carried.sent(now.mono_us, shard, packets, bytes);
                     }
                 }
                 Seen::Rate { path, rate } => {
                     if let Some(line) = held.line_mut(path) {
-                        line.carried.shares.found(now.mono_us, shard, rate);
-                        line.carried.rate = line.carried.shares.rate(now.mono_us);
+                        line.carried.found(now.mono_us, shard, rate);
                         news = true;
                     }
                 }
