@@ -562,10 +562,11 @@ impl Bond {
     }
 
     /// The same after something came, which is all that changed since [`Bond::tick`]. None: at once, for a path is late or
-    /// suspect, or works anew.
+    /// suspect, or works anew, or none works.
     pub fn due_us(&self, now: Now) -> Option<u64> {
         let (us, idle) = (now.mono_us, self.idle_us());
-        let mut due = Some(self.look_us()).filter(|_| !self.news)?;
+        let works = self.paths.iter().any(|p| p.tx.state() == TxState::Good);
+        let mut due = Some(self.look_us()).filter(|_| works && !self.news)?;
         for path in self.paths.iter() {
             let next = match path.tx.state() {
                 // As seen from the beginning nothing is late: when the oldest request will be.

@@ -263,3 +263,59 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_bond_that_is_looked_at_only_when_it_says_so_fails_and_probes_as_early_as_one_that_always_is(
+        steps in prop::collection::vec((0..3usize, 0..8u8, 0..20_000u64), 1..400),
+    ) {
+        let mut us = 1_000_000;
+        let now = |us| Now { mono_us: us, unix_ms: 0 };
+        let params = Arc::new(Params::standard(Policy::BalanceAware, Mode::Better));
+        let mut bonds = [(); 2].map(|()| Bond::new(now(us), params.clone(), true, false, 7));
+        let ids: Vec<_> = (0..3u64).map(|n| {
+            let link = format!("eth{n}");
+            let new = NewPath { link: &link, family: Family::V4, key: n, remote_port: 9993 };
+            let [one, two] = bonds.each_mut().map(|bond| bond.learn(now(us), new.clone()).expect("a path"));
+            assert_eq!(one, two);
+            one
+        }).collect();
+        let mut waiting: [Vec<u64>; 3] = Default::default();
+        let mut packet = 0;
+        for (n, what, step) in steps {
+            us += step;
+            match what {
+                0..4 => {
+                    packet += 1;
+                    waiting[n].push(packet);
+                    bonds.iter_mut().for_each(|bond| bond.requested(now(us), ids[n], packet, false));
+                }
+                4..7 if !waiting[n].is_empty() => {
+                    let id = waiting[n].remove(0);
+                    bonds.iter_mut().for_each(|bond| bond.acked(now(us), ids[n], id));
+                }
+                _ => waiting[n].clear(),
+            }
+            let mut actions = [Vec::new(), Vec::new()];
+            let [always, seldom] = &mut bonds;
+            always.tick(now(us), &mut actions[0]);
+            if seldom.due_us(now(us)).is_none_or(|due| due <= us) {
+                seldom.tick(now(us), &mut actions[1]);
+            }
+            prop_assert_eq!(&actions[0], &actions[1]);
+            for action in actions[0].drain(..) {
+                if let Action::Probe(id) = action {
+                    packet += 1;
+                    let n = ids.iter().position(|i| *i == id).expect("a path of ours");
+                    waiting[n].push(packet);
+                    bonds.iter_mut().for_each(|bond| bond.requested(now(us), id, packet, true));
+                }
+            }
+            let state = |bond: &Bond| {
+                let states: Vec<_> = bond.paths().iter().map(|p| p.tx.state()).collect();
+                (states, bond.plan().paths.iter().map(|p| p.id).collect::<Vec<_>>(), bond.plan().lost.clone())
+            };
+            prop_assert_eq!(state(&bonds[0]), state(&bonds[1]));
+        }
+    }
+}
