@@ -117,11 +117,15 @@ pub struct Bond {
     changed_us: u64,
     /// Until then the first choice may be corrected: who answers first need not be who is preferred.
     settling_us: u64,
+    /// Times in a row that another path was taken because it was faster.
+    optimized: u32,
     /// Some path has worked. Before that the peer is served as without a bond.
     ready: bool,
     suspect_us: Option<u64>,
     loaded_us: Option<(PathId, u64)>,
     relieved_us: u64,
+    /// The last large flow that was moved: from there to here.
+    relieved: Option<(PathId, PathId)>,
     negotiation: Negotiation,
     negotiation_gate: compat::gate::BurstGate,
     negotiates: bool,
@@ -157,10 +161,12 @@ impl Bond {
             forced: false,
             changed_us: now.mono_us,
             settling_us: 0,
+            optimized: 0,
             ready: false,
             suspect_us: None,
             loaded_us: None,
             relieved_us: 0,
+            relieved: None,
             negotiation: Negotiation::new(now.ms(), remote_greater),
             negotiation_gate: compat::gate::BurstGate::negotiation(),
             negotiates: false,
@@ -647,6 +653,11 @@ impl Bond {
             if why == Why::First {
                 self.settling_us = now.mono_us + SETTLING_US;
             }
+            self.optimized = match why {
+                Why::Faster if now.mono_us >= self.settling_us => (self.optimized + 1).min(OPTIMIZE_DOUBLED_MAX),
+                Why::First => 0,
+                _ => self.optimized,
+            };
             self.note(now, Reason::Active { from: self.active, to, why });
             (self.active, self.changed_us, self.forced) = (to, now.mono_us, false);
         }
@@ -798,10 +809,20 @@ impl Bond {
                 let (a_rank, b_rank) = (self.rank(a), self.rank(b));
                 let preferred = (b_rank.0, b_rank.1, b_rank.2) < (a_rank.0, a_rank.1, a_rank.2);
                 let faster = b_rank.3 < a_rank.3;
-                let much_faster = b_rank.3.saturating_mul(5) / 4 + 2000 < a_rank.3;
-                let waited = now.mono_us.saturating_sub(self.changed_us) > OPTIMIZE_HOLD_MS * 1000;
+                // What waits in the path in use because of its load would wait in the other one just so.
+                let least = |p: &BondPath| p.tx.least_rtt().unwrap_or(u64::MAX);
+                let much_faster = faster && least(b).saturating_mul(5) / 4 + 2000 < least(a);
+                let hold_us = (OPTIMIZE_HOLD_MS * 1000) << self.optimized;
+                let waited = now.mono_us.saturating_sub(self.changed_us) > hold_us;
+                let settling = now.mono_us < self.settling_us;
                 let why = match self.params.select {
-                    _ if preferred && now.mono_us < self.settling_us => Some(Why::Preferred),
+                    _ if preferred && settling => Some(Why::Preferred),
+                    _ if settling
+                        && much_faster
+                        && (a_rank.0, a_rank.1, a_rank.2) == (b_rank.0, b_rank.1, b_rank.2) =>
+                    {
+                        Some(Why::Faster)
+                    }
                     SelectMethod::Always if preferred => Some(Why::Preferred),
                     SelectMethod::Better if preferred && faster => Some(Why::Preferred),
                     SelectMethod::Optimize if waited && much_faster => Some(Why::Faster),
@@ -883,7 +904,7 @@ impl Bond {
         }
         if let Some(r) = relief.filter(|r| Some(*r) != old.relief) {
             let (from, to) = (paths[usize::from(r.from)].id, paths[usize::from(r.to)].id);
-            self.relieved_us = us;
+            (self.relieved_us, self.relieved) = (us, Some((from, to)));
             self.note(now, Reason::Relief { from, to });
         }
         self.plan = Arc::new(Plan {
@@ -917,6 +938,11 @@ impl Bond {
         if !self.params.policy.balances() || self.params.mode == Mode::Compat || paths.len() < 2 {
             return None;
         }
+        // No path is full that nobody knows the rate of.
+        if !paths.iter().all(|p| self.paths.get(p.id).is_some_and(BondPath::is_measured)) {
+            self.loaded_us = None;
+            return None;
+        }
         let load = |p: &PlanPath| self.paths.get(p.id).map_or(0.0, |b| b.load / p.rate.max(RATE_MIN));
         let fullest = (0..paths.len()).max_by(|a, b| load(&paths[*a]).total_cmp(&load(&paths[*b])))?;
         let emptiest = (0..paths.len()).min_by(|a, b| load(&paths[*a]).total_cmp(&load(&paths[*b])))?;
@@ -924,10 +950,15 @@ impl Bond {
             self.loaded_us = None;
             return None;
         }
-        let from = paths[fullest].id;
+        let (from, to) = (paths[fullest].id, paths[emptiest].id);
+        let after = us.saturating_sub(self.relieved_us);
+        // A flow that fills whichever path it is on stays there.
+        if self.relieved == Some((to, from)) && after < ELEPHANT_BACK_US {
+            return None;
+        }
         let since = self.loaded_us.filter(|l| l.0 == from).map_or(us, |l| l.1);
         self.loaded_us = Some((from, since));
-        let due = us.saturating_sub(since) >= LOAD_FOR_US && us.saturating_sub(self.relieved_us) >= ELEPHANT_GAP_US;
+        let due = us.saturating_sub(since) >= LOAD_FOR_US && after >= ELEPHANT_GAP_US;
         due.then_some(Relief { serial: us, from: fullest as u8, to: emptiest as u8 })
     }
 

@@ -39,6 +39,8 @@ pub const QOS_AGE_MS: u64 = 600_000;
 pub const ROOT_ALIVE_MS: u64 = 243_000;
 /// Time between two switches under select method `optimize`. ms, spec.
 pub const OPTIMIZE_HOLD_MS: u64 = 15_000;
+/// It doubles with each of them so many times at most. ours.
+pub const OPTIMIZE_DOUBLED_MAX: u32 = 8;
 
 // Measuring.
 
@@ -188,6 +190,8 @@ pub const BUSY: [f64; 2] = [0.5, 0.1];
 pub const LOAD_FOR_US: u64 = 1_000_000;
 /// Between two elephants that are moved. us, spec.
 pub const ELEPHANT_GAP_US: u64 = 250_000;
+/// Until one may go the other way between the same two paths. us, ours.
+pub const ELEPHANT_BACK_US: u64 = 60_000_000;
 /// Packets within [`ELEPHANT_WINDOW_US`] above which a flow is large. spec.
 pub const ELEPHANT_PACKETS: u32 = 32;
 /// us, spec.

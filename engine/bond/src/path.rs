@@ -163,6 +163,11 @@ impl BondPath {
         self.link.mode == LinkMode::Spare
     }
 
+    /// Whether its rate is no guess.
+    pub fn is_measured(&self) -> bool {
+        self.link.capacity > 0 || self.rate.is_some_and(f64::is_finite)
+    }
+
     /// Rate to reckon with, bytes/s: what was observed and the operator allows (bits per second), or a guess.
     pub fn weight(&self) -> f64 {
         let said = (self.link.capacity > 0).then_some(self.link.capacity as f64 / 8.0);

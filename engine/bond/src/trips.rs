@@ -56,6 +56,11 @@ pub struct Trips {
 }
 
 impl Trips {
+    /// The quickest of them.
+    pub fn least(&self) -> Option<u32> {
+        self.us.iter().min().copied()
+    }
+
     /// One more.
     pub fn add(&mut self, us: u32) {
         if self.us.len() == TRIPS_MAX {

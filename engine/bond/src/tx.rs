@@ -141,6 +141,11 @@ impl Tx {
         self.trips.summary()
     }
 
+    /// The quickest of the last round trips: nearest to what the path takes without what waits in it. None before the first.
+    pub fn least_rtt(&self) -> Option<u64> {
+        self.trips.least().map(u64::from)
+    }
+
     /// Acknowledgements of nothing that we know.
     pub fn unknown(&self) -> u64 {
         self.unknown

@@ -440,6 +440,50 @@ fn a_full_path_gives_one_large_flow_away() {
 }
 
 #[test]
+fn a_flow_that_fills_every_path_is_moved_once_and_a_path_of_unknown_rate_is_never_full() {
+    for (known, moves) in [(true, 1), (false, 0)] {
+        let mut w = World::new(params(Policy::BalanceXor), &[("a", 20_000), ("b", 20_000)]);
+        w.run(1000);
+        for _ in 0..20_000 {
+            let on = w.arrived.last().map_or(0, |a| a.1);
+            for i in 0..2 {
+                let (id, load) = (w.lines[i].id, if i == on { 9e6 } else { 0.0 });
+                w.bond.observe(id, Observed { rate: known.then_some(9e6), load, ..Observed::default() });
+            }
+            w.step(true);
+        }
+        assert_eq!(w.shard.counters().relieved, moves, "known {known}");
+    }
+}
+
+#[test]
+fn a_path_that_is_slow_because_it_is_full_is_left_ever_more_seldom() {
+    let optimize = Params { select: SelectMethod::Optimize, ..params(Policy::ActiveBackup) };
+    let mut w = World::new(optimize, &[("a", 20_000), ("b", 20_000)]);
+    w.run(1000);
+    for _ in 0..600_000 {
+        let on = w.active();
+        for (i, line) in w.lines.iter_mut().enumerate() {
+            line.rtt_us = if i == on { 70_000 } else { 20_000 };
+        }
+        w.step(true);
+    }
+    let moves = w.bond.decisions().filter(|d| matches!(d.reason, Reason::Active { why: Why::Faster, .. })).count();
+    assert!((1..=6).contains(&moves), "{moves} moves in ten minutes");
+}
+
+#[test]
+fn who_answered_first_gives_way_to_who_is_much_faster() {
+    let mut w = World::new(params(Policy::ActiveBackup), &[("slow", 60_000), ("fast", 20_000)]);
+    w.cut(1, false);
+    w.run(200);
+    assert_eq!(w.active(), 0);
+    w.heal(1);
+    w.run(1000);
+    assert_eq!(w.active(), 1);
+}
+
+#[test]
 fn paths_are_in_use_once_one_of_known_rate_is_half_full_and_until_all_are_nearly_empty() {
     let mut w = World::new(params(Policy::BalanceAware), &[("a", 20_000), ("b", 20_000)]);
     w.run(1000);
