@@ -1,13 +1,18 @@
-//! A real core that spreads its packets over two links towards a gateway that does not bond: it is told what came by which
-//! link, so its bond stays whole, past the trial of its paths and for half an hour, and it measures both ways. A flow that it
-//! stripes over links of different delay comes out in order.
+//! What a gateway and a real core are to each other when the core bonds, whatever the gateway does: neither bond degrades in
+//! half an hour, a flow that the core stripes comes out in order, and a core that is asked for what only we can do goes on.
+//!
+//! The core's clock goes over a hundred times as fast where half an hour has to pass; the gateway's does not. With
+//! `HAWSER_SOAK_S` the two that both bond do it for so many seconds of the wall's clock, half of them idle, half busy.
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::measure::{PingPlan, ping};
+use lab::{Error, Result};
 use serde_json::{Value, json};
 use support::striped;
 use support::two_links::TwoLinks;
@@ -17,6 +22,11 @@ const FAILOVER_MS: u64 = 20_000;
 /// How far its clock is put forward at a time, and how long it then gets.
 const STEP_MS: u64 = 5_000;
 const STEP: Duration = Duration::from_millis(90);
+
+/// The same where both bond.
+const SOAK_FAILOVER_MS: u64 = 60_000;
+const SOAK_STEP_MS: u64 = 10_000;
+const SOAK_STEP: Duration = Duration::from_millis(70);
 
 /// The real core's view of its paths after some seconds of traffic in which its clock did not jump.
 fn measured(world: &mut TwoLinks) -> Vec<Value> {
@@ -30,6 +40,13 @@ fn measured(world: &mut TwoLinks) -> Vec<Value> {
     world.paths()
 }
 
+/// The core's bond is whole.
+fn assert_whole(world: &mut TwoLinks, when: &str) {
+    let paths = world.paths();
+    let whole = paths.iter().all(|p| p["alive"] == true && p["eligible"] == true && p["bonded"] == true);
+    assert!(whole, "{when}: {paths:?}");
+}
+
 /// So much time passes for the real core; its bond stays whole.
 fn pass(world: &mut TwoLinks, time_ms: u64, busy: bool) {
     let before = world.reports();
@@ -40,13 +57,23 @@ fn pass(world: &mut TwoLinks, time_ms: u64, busy: bool) {
         } else {
             thread::sleep(STEP);
         }
-        let paths = world.paths();
-        let whole = paths.iter().all(|p| p["alive"] == true && p["eligible"] == true && p["bonded"] == true);
-        assert!(whole, "after {} ms, busy {busy}: {paths:?}", step * STEP_MS);
+        assert_whole(world, &format!("after {} ms, busy {busy}", step * STEP_MS));
     }
+    assert_reports(world, &before);
+}
+
+/// Timing reports went both ways over both links since then.
+fn assert_reports(world: &mut TwoLinks, before: &[[u64; 2]]) {
     for (was, is) in before.iter().zip(world.reports()) {
         assert!(is[0] > was[0] && is[1] > was[1], "reports per link: {before:?}, then {is:?}");
     }
+}
+
+/// Nothing that the core received was invalid.
+fn assert_valid(world: &mut TwoLinks) {
+    world.real.command(json!({"cmd": "status"})).expect("status");
+    let bad = |e: &&Value| e["kind"] == "packet-invalid";
+    assert_eq!(world.real.events.iter().find(bad), None);
 }
 
 #[test]
@@ -67,9 +94,124 @@ fn a_real_balance_bond_towards_a_gateway_without_one_stays_whole_for_half_an_hou
     assert!(clean.iter().all(|ms| *ms < 200.0), "{clean:?}, where a packet takes no time");
     assert!(world.counter("qos_received") > 10 && world.counter("qos_sent") > 10);
     assert_eq!(world.counter("qos_refused") + world.counter("qos_full"), 0);
-    world.real.command(json!({"cmd": "status"})).expect("status");
-    let bad = |e: &&Value| matches!(e["kind"].as_str(), Some("packet-invalid"));
-    assert_eq!(world.real.events.iter().find(bad), None);
+    assert_valid(&mut world);
+}
+
+/// Sixteen flows of the gateway's host, some datagrams each, which the core counts by link.
+fn talk(world: &TwoLinks) {
+    let to = SocketAddr::new(world.real_ip.parse().expect("address"), 9001);
+    let send = || -> Result<()> {
+        let failed = |e: std::io::Error| Error::Unusable(format!("a flow: {e}"));
+        for port in 21_000..21_016 {
+            let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(failed)?;
+            for number in 0..4u8 {
+                // spec: the reference node's README, "Stream payload"
+                let mut payload = [0; 200];
+                payload[..8].copy_from_slice(b"RFS1\0\0\0\x01");
+                payload[11] = number;
+                socket.send_to(&payload, to).map_err(failed)?;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    };
+    world.gateway.inside(send).expect("flows");
+}
+
+/// What our bond with the core decided, by time.
+type Decisions = BTreeMap<(u64, String), String>;
+
+/// Our bond as it is; what it decided is noted. Every path of it carries.
+fn ours(world: &TwoLinks, decisions: &mut Decisions) -> Value {
+    let mut bond = world.hawser.cli(&["bond", "show", world.real.address()]).expect("bond")["bond"].take();
+    for d in bond["decisions"].as_array().into_iter().flatten() {
+        let text = |key: &str| d[key].as_str().unwrap_or_default().to_owned();
+        decisions.insert((d["at"].as_u64().unwrap_or(0), text("text")), text("kind"));
+    }
+    let paths = bond["paths"].take();
+    let paths = paths.as_array().expect("paths");
+    assert_eq!(paths.len(), 2, "{paths:?}");
+    // A core that got no time to answer may make a path suspect; none is ever given up.
+    let carries = |p: &Value| p["state"] == "good" || p["state"] == "suspect";
+    assert!(paths.iter().all(carries), "{paths:?}, {decisions:?}");
+    bond
+}
+
+/// Pages of the gateway's memory.
+fn resident(world: &TwoLinks) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/statm", world.hawser.pid())).expect("statm");
+    text.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("pages")
+}
+
+/// Both bond by `policy`; so much time passes idle, then busy. Neither bond loses a path, and nothing grows.
+fn soak(name: &str, policy: &str, time_ms: u64) {
+    let wall = std::env::var("HAWSER_SOAK_S").ok().map(|s| s.parse().expect("HAWSER_SOAK_S: seconds"));
+    let failover = if wall.is_some() { 5000 } else { SOAK_FAILOVER_MS };
+    let settings = json!({"defaultBondingPolicy": policy});
+    let mut world = TwoLinks::new(name, &settings, Some(policy), &[&format!("failover_interval={failover}")]);
+    world.bonded();
+    let mut decisions = Decisions::new();
+    let both = || world.hawser.peer(world.real.address()).is_ok_and(|p| p.is_some_and(|p| p["numAliveLinks"] == 2));
+    assert!(support::soon(both), "{:?}", world.hawser.peer(world.real.address()));
+    for _ in 0..8 {
+        talk(&world);
+        world.traffic();
+    }
+    let (begun, pages) = (Instant::now(), resident(&world));
+    for busy in [false, true] {
+        let before = world.reports();
+        world.real.command(json!({"cmd": "stream-reset"})).expect("reset");
+        let steps = wall.unwrap_or(time_ms / SOAK_STEP_MS) / 2;
+        for step in 0..steps {
+            let since = Instant::now();
+            if wall.is_none() {
+                world.real.command(json!({"cmd": "clock", "add_ms": SOAK_STEP_MS})).expect("clock");
+            }
+            // A bond that nobody uses for minutes ends, so even idleness has a word now and then.
+            let word = wall.is_some() && step % 60 == 0;
+            if busy && (wall.is_some() || step % 4 == 0) || word {
+                talk(&world);
+                world.traffic();
+            }
+            let tempo = if wall.is_some() { Duration::from_secs(1) } else { SOAK_STEP };
+            thread::sleep(tempo.saturating_sub(since.elapsed()));
+            assert_whole(&mut world, &format!("{policy}, busy {busy}, step {step} of {steps}"));
+            if step % 10 == 0 {
+                ours(&world, &mut decisions);
+            }
+        }
+        ours(&world, &mut decisions);
+        if busy {
+            assert_reports(&mut world, &before);
+            let report = world.real.command(json!({"cmd": "stream-report"})).expect("report");
+            let by_link = report["received"][0]["paths"].as_object().cloned().unwrap_or_default();
+            assert_eq!(by_link.len(), 2, "{policy}, frames from us by link: {report}");
+            eprintln!("{policy}: from us {by_link:?}, reports {:?}", world.reports());
+        }
+    }
+    let kinds = |kind: &str| decisions.values().filter(|k| *k == kind).count();
+    let (suspect, down) = (kinds("suspect"), kinds("down"));
+    let bond = ours(&world, &mut decisions);
+    let grown = resident(&world) as i64 - pages as i64;
+    eprintln!(
+        "{policy}: {} s, suspect {suspect}, down {down}, pages {pages} {grown:+}, counters {}, reports by us {} and of the core {}",
+        begun.elapsed().as_secs(),
+        bond["counters"],
+        world.counter("qos_sent"),
+        world.counter("qos_received"),
+    );
+    if suspect + down > 0 {
+        eprintln!("{decisions:?}");
+    }
+    assert_eq!(down, 0, "{decisions:?}");
+    assert!(grown < 512, "{pages} pages, then {grown} more");
+    assert_eq!(world.counter("qos_refused") + world.counter("qos_full"), 0);
+    assert_valid(&mut world);
+}
+
+#[test]
+fn bonds_of_a_gateway_and_a_real_core_towards_each_other_last_half_an_hour_idle_and_busy() {
+    soak(if std::env::var_os("HAWSER_SOAK_S").is_some() { "sok" } else { "bpx" }, "balance-xor", 1_800_000);
 }
 
 /// Segments of one TCP flow, at this pace, that the core stripes in runs of 64.
@@ -119,16 +261,6 @@ fn a_flow_that_a_real_core_stripes_over_links_of_10_and_30_ms_is_in_order_at_the
     assert!(put * 1000 < SEGMENTS, "{put} of {SEGMENTS}; {:?}", world.hawser.status());
 }
 
-/// The type of the messages by which two of us agree.
-const OURS: u64 = 0x0e56_98a0_bef4_9426;
-
-/// What the core hands to its application, and we sent.
-fn told(world: &mut TwoLinks) -> Option<String> {
-    world.real.command(json!({"cmd": "status"})).expect("status");
-    let ours = |e: &&Value| e["event"] == "user-message" && e["type"] == OURS;
-    world.real.events.iter().rev().find(ours).and_then(|e| e["data"].as_str().map(str::to_owned))
-}
-
 #[test]
 fn a_real_core_that_is_asked_to_agree_goes_on_and_delivers_frames_with_order_marks() {
     let mut world = TwoLinks::new("bpm", &json!({"defaultBondingPolicy": "balance-rr"}), None, &[]);
@@ -156,7 +288,5 @@ fn a_real_core_that_is_asked_to_agree_goes_on_and_delivers_frames_with_order_mar
         assert_eq!(pings.answered, pings.sent, "{} marked so far", marked(&world));
         assert!(Instant::now() < end, "{:?}", world.hawser.status());
     }
-    world.real.command(json!({"cmd": "status"})).expect("status");
-    let bad = |e: &&Value| e["kind"] == "packet-invalid";
-    assert_eq!(world.real.events.iter().find(bad), None);
+    assert_valid(&mut world);
 }
