@@ -170,7 +170,8 @@ impl Row<'_> {
     }
 }
 
-/// Lines over named positions, evenly spaced; the value axis is logarithmic if so wished. None if there is no line.
+/// Lines over positions, evenly spaced, of which the named ones are marked; the value axis is logarithmic if so wished. None if
+/// there is no line.
 pub fn lines(lines: &[Line], x_name: &str, y_name: &str, logarithmic: bool) -> Option<String> {
     let mut stops: Vec<(f64, String)> = Vec::new();
     for (name, x, _) in lines.iter().flat_map(|line| &line.points) {
@@ -205,7 +206,7 @@ pub fn lines(lines: &[Line], x_name: &str, y_name: &str, logarithmic: bool) -> O
             area.draw(&PathElement::new([(left, y(mark)), (right, y(mark))], INK.mix(0.13)))?;
             area.draw(&Text::new(trim(mark), (left - 8, y(mark) - 8), text(TEXT - 2.0, 0.65, HPos::Right)))?;
         }
-        for (stop, name) in &stops {
+        for (stop, name) in stops.iter().filter(|(_, name)| !name.is_empty()) {
             area.draw(&PathElement::new([(x(*stop), top), (x(*stop), bottom)], INK.mix(0.07)))?;
             area.draw(&Text::new(name.clone(), (x(*stop), bottom + 7), text(TEXT - 2.0, 0.65, HPos::Center)))?;
         }
@@ -215,7 +216,8 @@ pub fn lines(lines: &[Line], x_name: &str, y_name: &str, logarithmic: bool) -> O
             let points: Vec<(i32, i32)> = line.points.iter().map(|(_, at, value)| (x(*at), y(*value))).collect();
             let style = line.colour.rgb().stroke_width(if line.dashed { 1 } else { 3 });
             area.draw(&PathElement::new(points.clone(), style))?;
-            for point in points {
+            // Many points, not all of them named, are a curve.
+            for point in points.into_iter().filter(|_| stops.iter().all(|(_, name)| !name.is_empty())) {
                 area.draw(&Circle::new(point, if line.dashed { 3 } else { 4 }, line.colour.rgb().filled()))?;
             }
         }

@@ -24,7 +24,7 @@ const EXPOSED: Duration = Duration::from_millis(200);
 /// A line counts as used once it carries this share of what it carried before.
 const USED: f64 = 0.1;
 /// How often its bytes are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(20);
 /// For the healed line to be used again.
 const AGAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Who has found the line good for so long and does not use it stays where it is.
@@ -49,7 +49,10 @@ struct Run {
     tcp_sent_again: u64,
     /// Of these, what had arrived before: only the acknowledgement was lost or late.
     tcp_needless: u64,
-    /// Longest time in which nothing of the TCP flow arrived; none: there was no such flow.
+    /// Frames to B that found the buffer of a line full from the failure on: a flow that stood still and then sends at once what
+    /// it could not send loses them, and a datagram beside it.
+    overflowed: u64,
+    /// Longest time in which nothing of the TCP flow arrived, until some time after the line was healed; none: no such flow.
     tcp_gap_ms: Option<f64>,
     /// Longest time without an arrival after the line was healed, and what was lost then.
     healed_gap_ms: f64,
@@ -110,6 +113,7 @@ struct Raw {
     usable_ms: Option<f64>,
     again_ms: Option<f64>,
     held: bool,
+    overflowed: u64,
     by_root: u64,
 }
 
@@ -142,8 +146,10 @@ fn one(options: &Options, policy: &Policy, world: &World, cut: Cut, nth: u32, cl
         std::thread::sleep(time);
         (world.carried()[line][0].bytes - before) as f64 / time.as_secs_f64()
     };
-    let usual = carries(LOOK * 4);
+    let usual = carries(LOOK * 10);
     let by_root = world.by_root()?;
+    let full = || world.carried().iter().map(|line| line[0].overflowed).sum::<u64>();
+    let overflowed = full();
     let from = clock.now()?;
     world.cut(line, cut)?;
     crate::load::pause(options.window(1.5));
@@ -152,9 +158,8 @@ fn one(options: &Options, policy: &Policy, world: &World, cut: Cut, nth: u32, cl
     world.heal(line, cut)?;
     let (healed, mut usable, mut again, mut held) = (Instant::now(), None, None, false);
     while healed.elapsed() < AGAIN_LIMIT {
-        let at = healed.elapsed();
         let carries = carries(LOOK) > usual * USED;
-        again = again.or(carries.then_some(at));
+        again = again.or(carries.then(|| healed.elapsed()));
         let standing = if usable.is_none() { world.bond().map(|lines| lines[line]) } else { None };
         if let Some(standing) = standing.filter(|standing| standing.good) {
             (usable, held) = (Some(healed.elapsed()), standing.held);
@@ -169,7 +174,8 @@ fn one(options: &Options, policy: &Policy, world: &World, cut: Cut, nth: u32, cl
     }
     std::thread::sleep(EXPOSED);
     let [usable_ms, again_ms] = [usable, again].map(|at| at.map(|at| at.as_secs_f64() * 1e3));
-    Ok(Raw { line, calm, from, until, end: clock.now()?, usable_ms, again_ms, held, by_root })
+    let overflowed = full() - overflowed;
+    Ok(Raw { line, calm, from, until, end: clock.now()?, usable_ms, again_ms, held, overflowed, by_root })
 }
 
 impl Raw {
@@ -196,7 +202,8 @@ impl Raw {
             tcp_lost: again.saturating_sub(needless),
             tcp_sent_again: again,
             tcp_needless: needless,
-            tcp_gap_ms: (!seen.segments.is_empty()).then(|| longest(&seen.segments, self.from.at, self.until.at)),
+            overflowed: self.overflowed,
+            tcp_gap_ms: (!seen.segments.is_empty()).then(|| longest(&seen.segments, self.from.at, self.end.at)),
             healed_gap_ms: healed.gap_ms,
             healed_lost: healed.lost,
             usable_ms: self.usable_ms,
@@ -217,8 +224,8 @@ fn longest(moments: &[Duration], from: Duration, until: Duration) -> f64 {
 /// The head of the rows.
 pub fn head() -> &'static str {
     "\n### Failover of the line in use, one datagram a millisecond: p50 / p99 / most of all runs\n\n\
-     | policy | failure | runs | longest gap, ms | lost | twice | out of order | TCP segments lost | sent again | of these needless | TCP gap, ms | gap when it heals, ms | lost then | found good after, ms | used again after, ms | by root, kB | gap before, ms |\n\
-     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+     | policy | failure | runs | longest gap, ms | lost | twice | out of order | TCP segments lost | sent again | of these needless | dropped by full buffers | TCP gap, ms | gap when it heals, ms | lost then | found good after, ms | used again after, ms | by root, kB | gap before, ms |\n\
+     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 }
 
 impl Outcome {
@@ -253,6 +260,7 @@ impl Outcome {
             format!("{}, none in {whole}", of(&|run| run.tcp_lost as f64)),
             of(&|run| run.tcp_sent_again as f64),
             of(&|run| run.tcp_needless as f64),
+            of(&|run| run.overflowed as f64),
             three(&self.sorted(|run| run.tcp_gap_ms)),
             of(&|run| run.healed_gap_ms),
             of(&|run| run.healed_lost as f64),

@@ -21,7 +21,7 @@ const PATHS_LIMIT: Duration = Duration::from_secs(40);
 const FEWER_AFTER: Duration = Duration::from_secs(5);
 /// What the kernel offers for TCP.
 const OFFERED: &str = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-const IN_USE: &str = "net/ipv4/tcp_congestion_control";
+const USUAL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// Socket buffers of the LAN hosts, so that the lines limit a flow and not its window.
 const WINDOW: &str = "4096 131072 33554432";
 
@@ -116,6 +116,8 @@ pub struct World {
     pub wires: Impairment,
     hub: Namespace,
     lines: Vec<Line>,
+    /// Congestion control of the hosts' TCP, if not this machine's usual one.
+    pub congestion: Option<String>,
     /// How long after the first ping every line was a path.
     pub paths_after: Duration,
 }
@@ -143,8 +145,8 @@ fn address(line: usize, site: usize) -> String {
 
 impl World {
     /// Builds it and waits until the LAN hosts hear each other and every line is a path, as far as the tunnel tells. It may
-    /// do with fewer paths after a while, if that is permitted. TCP of the hosts as `congestion` says, else as this machine's.
-    pub fn start(tunnel: &dyn Tunnel, lines: &[Line], fewer: bool, congestion: Option<&str>) -> Result<World> {
+    /// do with fewer paths after a while, if that is permitted.
+    pub fn start(tunnel: &dyn Tunnel, lines: &[Line], fewer: bool, congestion: Option<String>) -> Result<World> {
         let everywhere = [vec![], vec![]];
         let rig = Rig::new(RigOptions { cores: everywhere, ..RigOptions::default() })?;
         // The lines take its place.
@@ -153,7 +155,6 @@ impl World {
             for (path, value) in [("tcp_rmem", WINDOW), ("tcp_wmem", WINDOW), ("tcp_no_metrics_save", "1")] {
                 site.host.sysctl(&format!("net/ipv4/{path}"), value)?;
             }
-            congestion.map_or(Ok(()), |name| site.host.sysctl(IN_USE, name))?;
             for which in ["all", "default"] {
                 site.gateway.sysctl(&format!("net/ipv4/conf/{which}/rp_filter"), "0")?;
             }
@@ -167,7 +168,7 @@ impl World {
         let shaped: Vec<_> = lines.iter().enumerate().map(|(i, line)| (ports(i), [line.shape(); 2])).collect();
         let wires = Impairment::start(&hub, &shaped)?;
         let bed = Bed::on(rig, tunnel)?;
-        let world = World { bed, wires, hub, lines: lines.to_vec(), paths_after: Duration::ZERO };
+        let world = World { bed, wires, hub, lines: lines.to_vec(), congestion, paths_after: Duration::ZERO };
         let (limit, began) = (if fewer { FEWER_AFTER } else { PATHS_LIMIT }, Instant::now());
         if !world.wait_for_paths(limit)? && !fewer {
             let what = format!("a path over each of {} lines", lines.len());
@@ -352,7 +353,7 @@ fn among(name: &str, offered: &str) -> Result<()> {
 
 /// What TCP of the hosts does unless told otherwise.
 pub fn usual_congestion() -> String {
-    std::fs::read_to_string(format!("/proc/sys/{IN_USE}")).unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string(USUAL).unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

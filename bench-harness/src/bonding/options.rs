@@ -234,7 +234,7 @@ impl Options {
     /// The gateways at work over these lines, A bonding by this policy; a bond has had time to know its links.
     pub(super) fn world(&self, policy: &Policy, lines: &[Line]) -> Result<World> {
         let tunnel = self.tunnel(policy, lines.len())?;
-        let world = World::start(&*tunnel, lines, !policy.bonds(), self.congestion.as_deref())?;
+        let world = World::start(&*tunnel, lines, !policy.bonds(), self.congestion.clone())?;
         self.say(&format!("  every path after {:.1} s", world.paths_after.as_secs_f64()));
         if policy.bonds() {
             crate::load::pause(Duration::from_secs_f64(self.settle));

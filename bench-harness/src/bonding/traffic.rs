@@ -65,7 +65,7 @@ fn kernel(at: Place<'_>) -> Result<KernelCounters> {
 
 /// Runs so many flows from A to B while `watch` does, and tells what each had received when.
 pub fn pour<T>(world: &World, flows: usize, watch: impl FnOnce(&[AtomicU64]) -> Result<T>) -> Result<T> {
-    let [a, b] = world.hosts();
+    let ([a, b], congestion) = (world.hosts(), world.congestion.as_deref());
     let (stop, drained) = (AtomicBool::new(false), AtomicBool::new(false));
     let received: Vec<AtomicU64> = (0..flows).map(|_| AtomicU64::new(0)).collect();
     let ready: Vec<AtomicBool> = (0..flows).map(|_| AtomicBool::new(false)).collect();
@@ -79,7 +79,9 @@ pub fn pour<T>(world: &World, flows: usize, watch: impl FnOnce(&[AtomicU64]) -> 
             std::thread::sleep(Duration::from_millis(1));
         }
         let sources: Vec<_> = (0..flows)
-            .map(|i| s.spawn(move || a.run(|| measure::tcp_pour(at(i), || !stop.load(Ordering::Acquire)))))
+            .map(|i| {
+                s.spawn(move || a.run(|| measure::tcp_pour_with(at(i), congestion, || !stop.load(Ordering::Acquire))))
+            })
             .collect();
         let watched = watch(received);
         stop.store(true, Ordering::Release);
@@ -211,7 +213,7 @@ pub fn stream<T>(world: &World, segments: bool, watch: impl FnOnce(&Clock<'_>) -
     let (start, sent) = (Instant::now(), AtomicU64::new(0));
     let (silent, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let came = Mutex::new(Vec::new());
-    let thin = if segments && !far_tells { Some(connect(a, b)?) } else { None };
+    let thin = if segments && !far_tells { Some(connect(a, b, world.congestion.as_deref())?) } else { None };
     std::thread::scope(|s| {
         let (silent, done, sent, came) = (&silent, &done, &sent, &came);
         let receiver = to.as_ref().map(|to| s.spawn(move || failover::receive(to, start, done)));
@@ -245,11 +247,12 @@ fn arrival((at, payload): &(SystemTime, Vec<u8>), epoch: SystemTime) -> Option<(
 }
 
 /// A TCP connection from `a` to `b`: both ends of it.
-fn connect(a: Place<'_>, b: Place<'_>) -> Result<[TcpStream; 2]> {
+fn connect(a: Place<'_>, b: Place<'_>, congestion: Option<&str>) -> Result<[TcpStream; 2]> {
     let at = SocketAddr::new(b.address, SEGMENT_PORT);
     let listener = b.run(|| TcpListener::bind(at).doing(format!("listen on {at}")))?;
     let out = a.run(|| TcpStream::connect_timeout(&at, Duration::from_secs(5)).doing(format!("connect to {at}")))?;
     let (back, _) = listener.accept().doing("accept a connection")?;
+    measure::congest(&out, congestion)?;
     out.set_nodelay(true).doing("send at once")?;
     out.set_nonblocking(true).doing("send at once")?;
     back.set_read_timeout(Some(Duration::from_millis(20))).doing("set a time limit")?;

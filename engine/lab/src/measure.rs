@@ -2,6 +2,7 @@
 //! that is inside the namespace in question.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -227,7 +228,13 @@ pub fn tcp_source(to: SocketAddr, duration: Duration) -> Result<u64> {
 
 /// Connects to `to` and writes as long as `go_on` says so.
 pub fn tcp_pour(to: SocketAddr, go_on: impl Fn() -> bool) -> Result<()> {
+    tcp_pour_with(to, None, go_on)
+}
+
+/// The same with a congestion control of the kernel's by its name, else the usual one.
+pub fn tcp_pour_with(to: SocketAddr, congestion: Option<&str>, go_on: impl Fn() -> bool) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).doing(format!("connect to {to}"))?;
+    congest(&stream, congestion)?;
     stream.set_write_timeout(Some(Duration::from_millis(200))).doing("send")?;
     let buffer = vec![0x5au8; 1 << 17];
     while go_on() && !crate::interrupted() {
@@ -238,6 +245,13 @@ pub fn tcp_pour(to: SocketAddr, go_on: impl Fn() -> bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the connection this congestion control, if any is named; the default of a namespace cannot be one that only the
+/// administrator may use, that of a socket can.
+pub fn congest(stream: &TcpStream, congestion: Option<&str>) -> Result<()> {
+    let Some(name) = congestion else { return Ok(()) };
+    setsockopt(stream, sockopt::TcpCongestion, &OsString::from(name)).doing(format!("use {name}"))
 }
 
 /// What the kernel counted in one namespace: /proc/net/snmp and /proc/net/netstat, by names like `Tcp.RetransSegs`.
