@@ -261,6 +261,16 @@ fn a_flow_that_a_real_core_stripes_over_links_of_10_and_30_ms_is_in_order_at_the
     assert!(put * 1000 < SEGMENTS, "{put} of {SEGMENTS}; {:?}", world.hawser.status());
 }
 
+/// The type of the messages by which two of us agree.
+const OURS: u64 = 0x0e56_98a0_bef4_9426;
+
+/// What the core hands to its application, and we sent.
+fn told(world: &mut TwoLinks) -> Option<String> {
+    world.real.command(json!({"cmd": "status"})).expect("status");
+    let ours = |e: &&Value| e["event"] == "user-message" && e["type"] == OURS;
+    world.real.events.iter().rev().find(ours).and_then(|e| e["data"].as_str().map(str::to_owned))
+}
+
 #[test]
 fn a_real_core_that_is_asked_to_agree_goes_on_and_delivers_frames_with_order_marks() {
     let mut world = TwoLinks::new("bpm", &json!({"defaultBondingPolicy": "balance-rr"}), None, &[]);
