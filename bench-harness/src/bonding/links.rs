@@ -67,7 +67,7 @@ impl fmt::Display for Line {
             write!(f, " +{} ms", self.jitter)?;
         }
         if self.loss > 0.0 {
-            write!(f, " {} % lost", self.loss * 100.0)?;
+            write!(f, " {} % lost", (self.loss * 1000.0).round() / 10.0)?;
         }
         Ok(())
     }
