@@ -255,7 +255,7 @@ fn a_flow_that_a_real_core_stripes_over_links_of_10_and_30_ms_is_in_order_at_the
     std::fs::write(&file, conf).expect("local.conf");
     let read = || world.hawser.status().is_ok_and(|s| s.to_string().contains(r#""resequence":true"#));
     assert!(support::soon(read), "{:?}", world.hawser.status());
-    // A machine that does something else for longer than a segment may wait spoils a run, not three.
+    // One run beside builds and measurements had 39 late, and why was not seen: the best of three counts, all are told.
     let runs: Vec<u32> = (5002..5005).map(|port| out_of_order(&mut world, port)).collect();
     let put = runs.iter().copied().min().unwrap_or(SEGMENTS);
     eprintln!("of {SEGMENTS} segments {plain} out of order as they come, {runs:?} after the resequencer");

@@ -160,12 +160,15 @@ fn refused_once(name: &str) -> std::result::Result<(), String> {
     let decisions = shown["bond"]["decisions"].as_array().cloned().unwrap_or_default();
     let moved = refused.links[1 - used] > 800 && refused.longest_gap < 300;
     let whole = moved && decisions.iter().any(said) && links.counter("bond_unreachable") >= 1;
-    whole.then_some(()).ok_or_else(|| format!("{refused:?} {decisions:#?}"))
+    whole.then_some(()).ok_or_else(|| {
+        println!("spoilt: {refused:?} {decisions:#?}");
+        format!("{refused:?}")
+    })
 }
 
 #[test]
 fn what_a_router_refuses_and_says_so_goes_by_the_other_link_at_once_and_the_bond_says_why() {
-    // A core that stands still for a moment just then, because the machine does, spoils one of them.
+    // One of nine runs, beside builds, brought nothing for a second, and why was not seen: so it is said, and tried again.
     let spoilt: Vec<String> = ["bdi", "bdj", "bdk"].iter().map_while(|name| refused_once(name).err()).collect();
     assert!(spoilt.len() < 3, "{spoilt:#?}");
 }
