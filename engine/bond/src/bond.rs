@@ -190,9 +190,10 @@ impl Bond {
         self.negotiates = on;
     }
 
-    /// Whether the remote leaves frames unanswered that ask for acknowledgement. The next tick puts it into the plan.
-    pub fn set_mute(&mut self, mute: bool) {
-        self.mute = mute;
+    /// Whether the remote leaves frames unanswered that ask for acknowledgement. True if that is new: then a tick is due,
+    /// which puts it into the plan.
+    pub fn set_mute(&mut self, mute: bool) -> bool {
+        std::mem::replace(&mut self.mute, mute) != mute
     }
 
     /// What holds for it.

@@ -151,7 +151,7 @@ impl Held {
     fn look_us(&self, now: Now) -> u64 {
         let busy = self.data_us.is_some_and(|at| now.mono_us.saturating_sub(at) < BOND_BUSY_US);
         let look = if busy { self.ticked_us + BOND_LOOK_US } else { u64::MAX };
-        self.search.next_us().min(look)
+        self.search.next_us().min(self.trial_due_us()).min(look)
     }
 
     fn set_due(&mut self, due: &mut BTreeSet<(u64, Address)>, peer: Address, us: u64) {
@@ -507,7 +507,7 @@ impl Node {
         if held.lines.iter().any(|l| l.answered) {
             held.prove(now, peers.get_mut(peer));
         }
-        let rests = actions.is_empty() && !held.wants_acks(us) && held.search.next_us() > us;
+        let rests = actions.is_empty() && held.trial_due_us() > us && held.search.next_us() > us;
         if rests && held.told_serial == held.bond.plan().serial {
             let next = held.next_us(now);
             return held.set_due(due, peer, next);

@@ -391,7 +391,9 @@ pub const BOND_FRAME_GAP_US: u64 = 20_000;
 pub const BOND_HELLO_GAP_US: u64 = 500_000;
 /// Data that the node sends itself asks for acknowledgement this often per path. us, spec "2 to 10 ms".
 pub const BOND_ASK_GAP_US: u64 = 5_000;
-/// Whether frames are acknowledged is tried again after this long. us, ours.
+/// Whether frames are acknowledged is tried again after twice this, and after twice as long each time. us, ours.
+pub const BOND_TRIAL_MIN_US: u64 = 25_000;
+/// But not after longer than this. us, ours.
 pub const BOND_TRIAL_US: u64 = 1_000_000;
 /// So many frames without acknowledgement, while the path is answered otherwise: the remote gives none. ours.
 pub const BOND_UNANSWERED_MAX: u32 = 16;

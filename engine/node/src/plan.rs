@@ -85,7 +85,9 @@ impl Node {
     pub(crate) fn plan_member(&mut self, now: Now, network: NetworkId, address: Address, allowed: bool) {
         self.plan_network(network);
         if allowed {
-            self.plan.members.entry(address).or_default().insert(network);
+            if self.plan.members.entry(address).or_default().insert(network) {
+                self.bond_shares(now, address);
+            }
             self.plan_peer(now, address);
         } else if let Some(networks) = self.plan.members.get_mut(&address) {
             networks.remove(&network);

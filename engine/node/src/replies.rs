@@ -50,7 +50,7 @@ impl Node {
             }
             Verb::ExtFrame => {
                 heard.trust = self.network_ok(now, arrival, from, Verb::ExtFrame, id, ok.body);
-                self.bond_frame_acked(now, from, id);
+                self.bond_frame_acked(now, from, id, ok.body);
             }
             Verb::NetworkConfig => {} // a configuration that we pushed has arrived
             Verb::Whois => self.ok_whois(now, from, ok.body)?,

@@ -285,14 +285,36 @@ fn tells_the_shards_to_ask(lab: &Lab) -> Vec<bool> {
     told
 }
 
-#[test]
-fn frames_ask_for_acknowledgement_only_once_the_peer_gave_one() {
-    let mut lab = strangers(22);
+/// Two that are about to meet, of whom the first bonds.
+fn about_to_meet(seed: u64) -> Lab {
+    let mut lab = strangers(seed);
     lab.world.with(lab.leaves[0], |node, now| node.set_settings(now, settings(&standard("balance-xor"))));
     lab.join_all(10_000);
+    lab
+}
+
+#[test]
+fn frames_ask_for_acknowledgement_only_once_the_peer_gave_one_and_at_once_then() {
+    let mut lab = about_to_meet(22);
     assert!(lab.first_ping(0, 1, 56, 5000).is_some());
-    lab.world.run_ms(2000);
+    lab.world.run_ms(300);
     assert_eq!(tells_the_shards_to_ask(&lab), [false, true]);
+}
+
+#[test]
+fn a_peer_that_did_not_answer_the_first_frame_is_asked_again_soon() {
+    let mut lab = about_to_meet(23);
+    let (host, peer) = leaf0(&lab);
+    let (asker, wanted) = (lab.stack(0), lab.stack(1));
+    lab.world.tap(host, lab.network, &sim::arp_request(asker, wanted.ip));
+    lab.world.run_until(5000, |w| w.host(host).node.bond(peer).is_some_and(|b| !b.plan().paths.is_empty()));
+    // Its answer to that frame is lost.
+    (0..2).for_each(|link| lab.world.block_one_way(ip(B[link]), ip(A[link])));
+    lab.world.run_ms(25);
+    (0..2).for_each(|link| heal(&mut lab, link));
+    assert_eq!(tells_the_shards_to_ask(&lab), [false]);
+    lab.world.run_ms(300);
+    assert_eq!(tells_the_shards_to_ask(&lab), [false, true], "{:#?}", why(&lab));
 }
 
 #[test]

@@ -40,9 +40,11 @@ fn since(at_us: Option<u64>, now_us: u64) -> u64 {
 pub(super) struct Asking {
     /// A network on which it did.
     pub(super) network: Option<NetworkId>,
-    /// The frame that is to find out.
-    trial: Option<(u64, NetworkId)>,
+    /// The last one on which it was tried.
+    trial: Option<NetworkId>,
     tried_us: Option<u64>,
+    /// How often in a row that found nothing.
+    trials: u32,
     /// Frames in a row that were not acknowledged, and since when.
     unanswered: u32,
     unanswered_us: u64,
@@ -69,8 +71,14 @@ impl Asking {
     fn answered_otherwise(&mut self, now_us: u64) {
         let long = now_us.saturating_sub(self.unanswered_us) >= BOND_UNANSWERED_US;
         if self.unanswered >= BOND_UNANSWERED_MAX && long {
-            (self.network, self.tried_us, self.unanswered) = (None, None, 0);
+            (self.network, self.tried_us, self.trials, self.unanswered) = (None, None, 0, 0);
         }
+    }
+
+    /// When it is to be found out. A peer that is met has our credential in a moment, so the first trials follow quickly.
+    fn next_trial_us(&self) -> u64 {
+        let gap = (BOND_TRIAL_MIN_US << self.trials.min(16)).min(BOND_TRIAL_US);
+        self.tried_us.map_or(0, |at| at + gap)
     }
 }
 
@@ -94,10 +102,11 @@ impl Held {
         (since(probed.hello_us, us) >= BOND_HELLO_GAP_US).then_some(Means::Hello)
     }
 
-    /// Whether it is to be found out now if the remote acknowledges frames.
-    pub(super) fn wants_acks(&self, us: u64) -> bool {
+    /// When it is to be found out if the remote acknowledges frames.
+    pub(super) fn trial_due_us(&self) -> u64 {
         let compat = self.bond.params().mode == Mode::Compat;
-        !compat && self.asking.network.is_none() && since(self.asking.tried_us, us) >= BOND_TRIAL_US
+        let idle = compat || self.asking.network.is_some() || self.bond.plan().paths.is_empty();
+        if idle { u64::MAX } else { self.asking.next_trial_us() }
     }
 }
 
@@ -194,18 +203,25 @@ impl Node {
     /// Finds out, now and then, whether the remote acknowledges frames.
     pub(super) fn ask_for_acks(&mut self, now: Now, peer: Address) {
         let us = now.mono_us;
-        let Some(held) = self.bonds.table.get(&peer).filter(|held| held.wants_acks(us)) else { return };
+        let networks = self.plan.networks_of(peer);
+        let Some(held) = self.bonds.table.get_mut(&peer).filter(|held| held.trial_due_us() <= us) else { return };
+        held.asking.tried_us = Some(us);
+        held.asking.trials = if networks.is_empty() { u32::MAX } else { held.asking.trials.saturating_add(1) };
         let Some(path) = held.bond.plan().paths.first().and_then(|p| held.line(p.id)).map(|l| l.path) else { return };
         // Another one each time.
-        let networks = self.plan.networks_of(peer);
-        let after = held.asking.trial.map(|(_, network)| network);
+        let after = held.asking.trial;
         let next = networks.iter().find(|n| after.is_some_and(|after| **n > after)).or(networks.first());
-        let Some(&network) = next else { return };
-        let id = self.send_asking(now, peer, path, network);
-        if let Some(held) = self.bonds.table.get_mut(&peer) {
-            held.asking.tried_us = Some(us);
-            held.asking.trial = id.map(|id| (id, network));
+        held.asking.trial = next.copied();
+        if let Some(&network) = next {
+            self.send_asking(now, peer, path, network);
         }
+    }
+
+    /// We share a network with this peer from now on: it may answer on that one.
+    pub(crate) fn bond_shares(&mut self, now: Now, peer: Address) {
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        (held.asking.tried_us, held.asking.trials) = (None, 0);
+        self.arm_bond(now, peer);
     }
 
     /// Sends a frame of the node's own over the paths of a bond, and asks for acknowledgement now and then.
@@ -318,21 +334,25 @@ impl Node {
     pub(crate) fn bond_answered(&mut self, now: Now, peer: Address, packet_id: u64) {
         let Some(held) = self.bonds.table.get_mut(&peer) else { return };
         held.asking.answered_otherwise(now.mono_us);
-        held.bond.set_mute(held.asking.network.is_none());
-        if held.bond.acknowledged(now, packet_id) {
+        let acknowledged = held.bond.acknowledged(now, packet_id);
+        if held.bond.set_mute(held.asking.network.is_none()) {
+            self.tick_bond(now, peer);
+        } else if acknowledged {
             self.bond_decided(now, peer);
             self.arm_bond(now, peer);
         }
     }
 
-    /// A frame of the node's own was acknowledged.
-    pub(crate) fn bond_frame_acked(&mut self, now: Now, peer: Address, packet_id: u64) {
+    /// A frame of the node's own was acknowledged; `body` names its network.
+    pub(crate) fn bond_frame_acked(&mut self, now: Now, peer: Address, packet_id: u64, body: &[u8]) {
         let tested = self.path_test_acked(now, peer, packet_id);
-        if let Some(held) = self.bonds.table.get_mut(&peer) {
-            let trial = held.asking.trial.take_if(|(id, _)| *id == packet_id);
-            held.asking.network = held.asking.network.or(trial.map(|(_, network)| network));
-            held.asking.answered();
-            held.bond.set_mute(held.asking.network.is_none());
+        let named = body.first_chunk().map(|network| NetworkId(u64::from_be_bytes(*network)));
+        let shared = named.filter(|network| self.plan.networks_of(peer).contains(network));
+        let Some(held) = self.bonds.table.get_mut(&peer) else { return };
+        held.asking.network = held.asking.network.or(shared);
+        held.asking.answered();
+        if held.bond.set_mute(held.asking.network.is_none()) {
+            self.tick_bond(now, peer);
         }
         if !tested {
             self.bond_answered(now, peer, packet_id);
