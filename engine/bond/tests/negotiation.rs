@@ -21,7 +21,8 @@ impl Side {
 
 struct Run {
     agreed_ms: Option<u64>,
-    requests_delivered: u32,
+    /// Until they agreed: to those who moved.
+    decisive: u32,
     requests: u32,
     moves: u32,
     apart_after: bool,
@@ -39,7 +40,8 @@ fn run(scores: [[i16; 2]; 2], loss: f64, noise: i16, seed: u64) -> Run {
         })
         .collect();
     let mut mail: Vec<(u64, usize, usize, i16)> = Vec::new();
-    let mut out = Run { agreed_ms: None, requests_delivered: 0, requests: 0, moves: 0, apart_after: false };
+    let mut delivered = [0; 2];
+    let mut out = Run { agreed_ms: None, decisive: 0, requests: 0, moves: 0, apart_after: false };
     for now in (0..1_200_000).step_by(500) {
         if noise > 0 && now % 10_000 == 0 {
             for side in &mut sides {
@@ -65,7 +67,7 @@ fn run(scores: [[i16; 2]; 2], loss: f64, noise: i16, seed: u64) -> Run {
         let (due, later): (Vec<_>, Vec<_>) = mail.into_iter().partition(|m| m.0 <= now);
         mail = later;
         for (_, to, path, theirs) in due {
-            out.requests_delivered += u32::from(out.agreed_ms.is_none());
+            delivered[to] += u32::from(out.agreed_ms.is_none());
             let ours = sides[to].utility(path);
             let apart = sides[to].path != path;
             if sides[to].machine.asked(now, apart, ours, theirs) {
@@ -76,13 +78,14 @@ fn run(scores: [[i16; 2]; 2], loss: f64, noise: i16, seed: u64) -> Run {
             out.agreed_ms.get_or_insert(now);
         }
     }
+    out.decisive = (0..2).filter(|i| sides[*i].moves > 0).map(|i| delivered[i]).sum();
     out.moves = sides[0].moves + sides[1].moves;
     out.apart_after = sides[0].path != sides[1].path;
     out
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
     fn they_agree_once_and_stay(a in any::<[i16; 2]>(), b in any::<[i16; 2]>(), loss in 0.0f64..0.6, seed in any::<u64>()) {
@@ -90,8 +93,8 @@ proptest! {
         let r = run([clamp(a), clamp(b)], loss, 0, seed);
         prop_assert!(r.agreed_ms.is_some() && !r.apart_after, "never agreed");
         prop_assert_eq!(r.moves, 1, "moved more than once");
-        // What reached the winner's ear is ignored there, what reached the loser's decided it: at most three of each round.
-        prop_assert!(r.requests_delivered <= 6, "{} requests", r.requests_delivered);
+        // However many were lost: the first that came through to the one who is to move decides it.
+        prop_assert!(r.decisive <= 1, "{} requests", r.decisive);
     }
 
     #[test]
