@@ -132,6 +132,8 @@ struct Flow {
     tail: u32,
     held: u32,
     worth: i8,
+    /// Its SYN came, and nothing after it that was in order: what comes may be ahead of all that its own path brings.
+    begins: bool,
     marks: [Mark; RESEQUENCE_PATHS_MAX],
     gaps: [Gap; GAPS],
     next_gap: u8,
@@ -147,6 +149,7 @@ impl Flow {
         tail: NONE,
         held: 0,
         worth: 0,
+        begins: false,
         marks: [Mark { sequence: 0, at_us: 0 }; RESEQUENCE_PATHS_MAX],
         gaps: [Gap { from: 0, to: 0, since_us: 0, path: 0 }; GAPS],
         next_gap: 0,
@@ -164,6 +167,9 @@ impl Flow {
 
     /// Up to here all has come that is on its way, if it comes over several paths.
     fn settled(&self, now_us: u64) -> Option<u32> {
+        if self.begins {
+            return None;
+        }
         let marks = self.present(now_us).map(|mark| mark.sequence);
         marks.min_by_key(|sequence| ahead(*sequence, self.expected))
     }
@@ -270,6 +276,13 @@ impl Resequencer {
                 self.release_all(at, out);
                 self.flows[at].last_us = 0;
             }
+            if segment.flags & (SYN | RST) == SYN {
+                let (at, _) = self.entry(segment.flow, now_us, out);
+                let expected = segment.sequence.wrapping_add(1).wrapping_add(segment.len);
+                let (key, last_us) = (segment.flow, now_us.max(1));
+                self.flows[at] = Flow { key, last_us, expected, begins: true, ..Flow::EMPTY };
+                self.used_us = now_us;
+            }
             return out(tag, frame);
         }
         if segment.len == 0 {
@@ -360,6 +373,7 @@ impl Resequencer {
             }
             out(tag, frame);
             let flow = &mut self.flows[at];
+            flow.begins = false;
             if ahead(end, flow.expected) > 0 {
                 flow.expected = end;
             }
@@ -370,7 +384,7 @@ impl Resequencer {
             return out(tag, frame);
         }
         let flow = &mut self.flows[at];
-        let several = flow.present(now_us).nth(1).is_some();
+        let several = flow.begins || flow.present(now_us).nth(1).is_some();
         // Whatever waits goes first.
         if flow.head == NONE && (!several || flow.worth < 0) {
             flow.skipped(Gap { from: flow.expected, to: sequence, since_us: now_us.max(1), path });
@@ -507,6 +521,7 @@ impl Resequencer {
         let Some(head) = self.head(at) else { return };
         let (to, since_us, path) = (head.sequence, head.since_us.max(1), head.path);
         let flow = &mut self.flows[at];
+        flow.begins = false;
         flow.skipped(Gap { from: flow.expected, to, since_us, path });
         flow.expected = to;
         self.release(at, out);

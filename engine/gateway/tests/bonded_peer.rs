@@ -226,11 +226,16 @@ fn out_of_order(world: &mut TwoLinks, port: u16) -> u32 {
     thread::scope(|scope| {
         let ear = gateway.inside(|| striped::Ear::open(port)).expect("packet socket");
         let seen = scope.spawn(move || ear.listen(SEGMENTS));
-        let start = Instant::now();
+        let mut send = |packet: &[u8]| {
+            let data = striped::hex(packet);
+            real.post(json!({"cmd": "frame", "dst": mac, "ethertype": "0800", "data": data})).expect("frame");
+        };
+        // Data follows when the SYN was answered.
+        send(&striped::syn(port));
+        let start = Instant::now() + Duration::from_millis(60);
         for number in 0..SEGMENTS {
             thread::sleep((start + PACE * number).saturating_duration_since(Instant::now()));
-            let data = striped::hex(&striped::segment(port, number));
-            real.post(json!({"cmd": "frame", "dst": mac, "ethertype": "0800", "data": data})).expect("frame");
+            send(&striped::segment(port, number));
         }
         let seen = seen.join().expect("no panic");
         assert_eq!(seen.len(), SEGMENTS as usize, "each arrives once");
@@ -255,12 +260,11 @@ fn a_flow_that_a_real_core_stripes_over_links_of_10_and_30_ms_is_in_order_at_the
     std::fs::write(&file, conf).expect("local.conf");
     let read = || world.hawser.status().is_ok_and(|s| s.to_string().contains(r#""resequence":true"#));
     assert!(support::soon(read), "{:?}", world.hawser.status());
-    // One run beside builds and measurements had 39 late, and why was not seen: the best of three counts, all are told.
-    let runs: Vec<u32> = (5002..5005).map(|port| out_of_order(&mut world, port)).collect();
-    let put = runs.iter().copied().min().unwrap_or(SEGMENTS);
-    eprintln!("of {SEGMENTS} segments {plain} out of order as they come, {runs:?} after the resequencer");
+    // What the core stripes is put in order once it is seen to stripe.
+    (0..4).for_each(|_| world.traffic());
+    let put = out_of_order(&mut world, 5002);
+    eprintln!("of {SEGMENTS} segments {plain} out of order as they come, {put} after the resequencer");
     assert!(plain > SEGMENTS / 10, "{plain}: the links reorder nothing");
-    assert!(runs.iter().all(|late| late * 5 < plain), "{runs:?} of {plain}");
     assert!(put * 1000 < SEGMENTS, "{put} of {SEGMENTS}; {:?}", world.hawser.status());
 }
 

@@ -3,12 +3,15 @@
 use super::PRESENT_US;
 use crate::limits::{RESEQUENCE_HOLD_MAX_US, RESEQUENCE_PATHS_MAX};
 
+/// A peer that was heard over several paths is taken for one that will be for this long: a flow is known then from its first
+/// segment on, and not only from the first that overtakes. us.
+const SEVERAL_US: u64 = 60_000_000;
 /// How late segments were is remembered for one to two of these. us.
-const WINDOW_US: u64 = 2_000_000;
+const WINDOW_US: u64 = 10_000_000;
 /// From so many late segments on it is known how late they are.
 const SAMPLES_MIN: u32 = 256;
 /// Added to how late segments were. us.
-const MARGIN_US: u64 = 2_000;
+const MARGIN_US: u64 = 5_000;
 
 /// Over which paths one peer is heard, and how late segments come over the slower ones.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ impl<K: Copy + PartialEq> Source<K> {
         Source { paths, last: 0, several_us: (0, 0), late_us: [0; 2], since_us: now_us, samples: 0 }
     }
 
-    /// Something came over a path. Its number, if several are in use at present.
+    /// Something came over a path. Its number, if several are in use of late.
     pub fn heard(&mut self, now_us: u64, path: K) -> Option<u8> {
         if !matches!(self.paths[usize::from(self.last)], Some((last, _)) if last == path) {
             let known = self.paths.iter().position(|p| matches!(p, Some((known, _)) if *known == path));
@@ -42,7 +45,7 @@ impl<K: Copy + PartialEq> Source<K> {
             self.last = known.or_else(oldest).unwrap_or(0) as u8;
             if others {
                 let (since, until) = self.several_us;
-                self.several_us = (if now_us < until { since } else { now_us }, now_us + PRESENT_US);
+                self.several_us = (if now_us < until { since } else { now_us }, now_us + SEVERAL_US);
             }
         }
         self.paths[usize::from(self.last)] = Some((path, now_us));
@@ -63,6 +66,9 @@ impl<K: Copy + PartialEq> Source<K> {
         if windows > 0 {
             self.late_us = [0, if windows == 1 { self.late_us[0] } else { 0 }];
             self.since_us = now_us;
+        }
+        if windows > 1 {
+            self.samples = 0; // of long ago
         }
         self.late_us[0] = self.late_us[0].max(by_us);
         self.samples = self.samples.saturating_add(1);

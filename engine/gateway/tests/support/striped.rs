@@ -11,6 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 const NOBODY: [u8; 4] = [10, 77, 0, 99];
 const PAYLOAD: usize = 1300;
 const HEADERS: usize = 40;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 /// The last segment is not on its way longer than that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -23,14 +25,23 @@ fn sum(parts: &[&[u8]]) -> [u8; 2] {
 
 /// An IP packet with segment `number` of the flow to `port`.
 pub fn segment(port: u16, number: u32) -> Vec<u8> {
+    packet(port, number * PAYLOAD as u32, ACK, &[7; PAYLOAD])
+}
+
+/// An IP packet with the SYN before segment 0.
+pub fn syn(port: u16) -> Vec<u8> {
+    packet(port, u32::MAX, SYN, &[])
+}
+
+fn packet(port: u16, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     let from = [10, 77, 0, 2];
-    let len = ((HEADERS + PAYLOAD) as u16).to_be_bytes();
+    let len = ((HEADERS + payload.len()) as u16).to_be_bytes();
     let mut ip = [&[0x45, 0][..], &len, &[0, 0, 0x40, 0, 64, 6, 0, 0], &from, &NOBODY].concat();
     let check = sum(&[&ip]);
     ip[10..12].copy_from_slice(&check);
-    let sequence = (number * PAYLOAD as u32).to_be_bytes();
     let ports = [&40_000u16.to_be_bytes()[..], &port.to_be_bytes()].concat();
-    let mut tcp = [&ports[..], &sequence, &[0, 0, 0, 8, 0x50, 0x10, 1, 1, 0, 0, 0, 0], &[7; PAYLOAD]].concat();
+    let rest = [0, 0, 0, 8, 0x50, flags, 1, 1, 0, 0, 0, 0];
+    let mut tcp = [&ports[..], &sequence.to_be_bytes(), &rest, payload].concat();
     let pseudo = [0, 6].into_iter().chain(((tcp.len()) as u16).to_be_bytes()).collect::<Vec<u8>>();
     let check = sum(&[&from, &NOBODY, &pseudo, &tcp]);
     tcp[16..18].copy_from_slice(&check);
@@ -71,6 +82,7 @@ impl Ear {
                 continue;
             }
             let first = u32::from_be_bytes([packet[24], packet[25], packet[26], packet[27]]) / PAYLOAD as u32;
+            // None in a SYN.
             let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
             seen.extend((first..).take((total - HEADERS) / PAYLOAD));
         }
