@@ -16,6 +16,9 @@ pub const ICMP: u8 = 1;
 /// Protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 
+const VLAN: [u16; 2] = [0x8100, 0x88a8];
+const VLAN_TAG_LEN: usize = 4;
+const VLAN_TAGS_MAX: usize = 2;
 /// Extension headers that are walked; packets with more carry something unknown.
 const EXTENSIONS_MAX: usize = 8;
 const HOP_BY_HOP: u8 = 0;
@@ -49,6 +52,18 @@ pub struct Inner<'a> {
     pub transport: &'a [u8],
     /// Its length by the IP header.
     pub transport_len: usize,
+}
+
+/// What is behind the VLAN tags of an Ethernet payload, and its EtherType.
+pub fn untagged(mut ethertype: u16, mut payload: &[u8]) -> (u16, &[u8]) {
+    for _ in 0..VLAN_TAGS_MAX {
+        let Some((tag, rest)) = payload.split_first_chunk::<VLAN_TAG_LEN>().filter(|_| VLAN.contains(&ethertype))
+        else {
+            break;
+        };
+        (ethertype, payload) = (be16(tag, 2), rest);
+    }
+    (ethertype, payload)
 }
 
 impl<'a> Inner<'a> {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use wire::packet::MAX_PACKET;
 
-use crate::inner::{ICMP, ICMPV6, Inner, Piece, SCTP, TCP, UDP};
+use crate::inner::{ICMP, ICMPV6, Inner, Piece, SCTP, TCP, UDP, untagged};
 use crate::limits::{PATHS_MAX, RECALL_AGE_MAX_US, RECALL_BYTES_MAX, RECALL_IDLE_US, RECALL_PACKETS_MAX};
 use crate::path::PathId;
 
@@ -21,7 +21,8 @@ const QUIC_PORT: u16 = 443;
 pub fn bears_repetition(ethertype: u16, payload: &[u8]) -> bool {
     const ECHO: [u8; 2] = [8, 0];
     const ECHO_V6: [u8; 2] = [128, 129];
-    let Some(inner) = Inner::parse(ethertype, payload).filter(|inner| inner.piece != Piece::Later) else {
+    let (ethertype, packet) = untagged(ethertype, payload);
+    let Some(inner) = Inner::parse(ethertype, packet).filter(|inner| inner.piece != Piece::Later) else {
         return false;
     };
     let kind = inner.transport.first();

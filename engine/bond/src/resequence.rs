@@ -14,7 +14,7 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 
-use crate::inner::{Inner, Piece, TCP};
+use crate::inner::{Inner, Piece, TCP, untagged};
 use crate::limits::{
     RESEQUENCE_BYTES_MAX, RESEQUENCE_FLOWS_MAX, RESEQUENCE_HELD_MAX, RESEQUENCE_HOLD_MAX_US, RESEQUENCE_IDLE_US,
     RESEQUENCE_PATHS_MAX, RESEQUENCE_SEGMENTS_MAX,
@@ -56,11 +56,14 @@ pub struct Segment {
 impl Segment {
     /// What an Ethernet payload is, if a whole TCP segment. Flows of different tags are different.
     fn of(tag: u64, ethertype: u16, payload: &[u8], hasher: &FixedState) -> Option<Segment> {
-        let inner = Inner::parse(ethertype, payload).filter(|i| i.protocol == TCP && i.piece == Piece::Whole)?;
+        let (ethertype, packet) = untagged(ethertype, payload);
+        // The same connection may pass here in two VLANs, with a router between them.
+        let tags = &payload[..payload.len() - packet.len()];
+        let inner = Inner::parse(ethertype, packet).filter(|i| i.protocol == TCP && i.piece == Piece::Whole)?;
         let header: &[u8; 20] = inner.transport.first_chunk()?;
         let len = inner.transport_len.checked_sub(usize::from(header[12] >> 4) * 4)?;
         Some(Segment {
-            flow: hasher.hash_one((tag, inner.addresses, &header[..4])),
+            flow: hasher.hash_one((tag, tags, inner.addresses, &header[..4])),
             sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
             len: len as u32,
             flags: header[13],

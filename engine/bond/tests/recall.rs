@@ -135,10 +135,13 @@ fn what_bears_repetition() {
         (true, IPV6, v6(58, &[129, 0])),
         (false, IPV6, v6(58, &[135, 0])),
         (false, 0x0806, vec![0; 28]),
+        (true, 0x8100, [&[0, 7, 8, 0][..], &v4(6, 0, &[0; 20])].concat()),
+        (true, 0x88a8, [&[0, 7, 0x81, 0, 0, 8, 0x86, 0xdd][..], &v6(6, &[0; 20])].concat()),
+        (false, 0x8100, vec![0, 7, 8]),
     ] {
         assert_eq!(bears_repetition(ethertype, &packet), bears, "{packet:?}");
         // its headers alone tell the same
-        assert_eq!(bears_repetition(ethertype, &packet[..packet.len().min(52)]), bears, "{packet:?}");
+        assert_eq!(bears_repetition(ethertype, &packet[..packet.len().min(60)]), bears, "{packet:?}");
     }
 }
 

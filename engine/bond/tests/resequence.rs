@@ -293,6 +293,10 @@ fn a_segment_is_read_by_what_its_ip_header_says() {
     assert_ne!(resequencer.read(2, IPV4, &frame(40, 0, ACK)).unwrap().flow, read.flow);
     assert_eq!(resequencer.read(1, IPV4, &frame(39, 0, ACK)), None);
     assert_eq!(resequencer.read(1, IPV4, &frame(45, 0x20, ACK)), None);
+    let tagged = |vlan: u8| [&[0, vlan, 8, 0][..], &frame(45, 0, ACK)].concat();
+    let [one, other] = [3, 4].map(|vlan| resequencer.read(1, 0x8100, &tagged(vlan)).unwrap());
+    assert_eq!((one.sequence, one.len), (read.sequence, read.len));
+    assert!(one.flow != other.flow && one.flow != read.flow, "the same connection, elsewhere");
     let mut odd = frame(45, 0, ACK);
     odd[32] = 0xf0; // a header longer than the segment
     assert_eq!(resequencer.read(1, IPV4, &odd), None);

@@ -4,25 +4,16 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use bond::inner::{ICMP, ICMPV6, IPV4, Inner, Piece};
+use bond::inner::{ICMP, ICMPV6, IPV4, Inner, Piece, untagged};
 use foldhash::fast::FixedState;
 
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-const VLAN_TAG_LEN: usize = 4;
-const VLAN_TAGS_MAX: usize = 2;
 const GRE: u8 = 47;
 const ESP: u8 = 50;
 const GRE_KEY: u8 = 0x20;
 
 /// The hash of what makes a flow of this payload, or of its headers alone. Packets that cannot be told apart are one flow.
-pub fn flow(hasher: &FixedState, mut ethertype: u16, mut packet: &[u8]) -> u64 {
-    for _ in 0..VLAN_TAGS_MAX {
-        let [_, _, e0, e1] = match packet.first_chunk::<VLAN_TAG_LEN>() {
-            Some(tag) if VLAN.contains(&ethertype) => *tag,
-            _ => break,
-        };
-        (ethertype, packet) = (u16::from_be_bytes([e0, e1]), &packet[VLAN_TAG_LEN..]);
-    }
+pub fn flow(hasher: &FixedState, ethertype: u16, payload: &[u8]) -> u64 {
+    let (ethertype, packet) = untagged(ethertype, payload);
     let mut hash = hasher.build_hasher();
     hash.write_u16(ethertype);
     let Some(inner) = Inner::parse(ethertype, packet) else { return hash.finish() };
