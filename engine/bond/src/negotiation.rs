@@ -24,13 +24,15 @@ pub struct Negotiation {
     tries: u8,
     last_ms: Option<u64>,
     held_until_ms: u64,
+    /// Moved once more within that time.
+    spent: bool,
 }
 
 impl Negotiation {
     /// With a remote whose address is greater than ours, or not.
     pub fn new(now_ms: u64, remote_greater: bool) -> Negotiation {
         let next_check_ms = now_ms + NEGOTIATION_CHECK_MS;
-        Negotiation { remote_greater, next_check_ms, tries: 0, last_ms: None, held_until_ms: 0 }
+        Negotiation { remote_greater, next_check_ms, tries: 0, last_ms: None, held_until_ms: 0, spent: false }
     }
 
     /// Run often; acts every 15 s. `apart`: we and the remote send over different paths. `utility`: our score of our path
@@ -65,18 +67,21 @@ impl Negotiation {
 
     /// A request came in on the path that the remote sends on. True: send on that one too.
     pub fn asked(&mut self, now_ms: u64, apart: bool, ours: i16, theirs: i16) -> bool {
-        // Who moved lately moves again only for the one who is always right.
-        let held = now_ms < self.held_until_ms && !self.remote_greater;
+        // Who moved lately moves again only for the one who is always right, and only once, however often that one asks.
+        let again = now_ms < self.held_until_ms;
+        let held = again && (!self.remote_greater || self.spent);
         let wins = theirs > ours || (theirs == ours && self.remote_greater);
         if !apart || held || !wins {
             return false;
         }
-        self.moved(now_ms, true)
+        self.moved(now_ms, true);
+        self.spent = again;
+        true
     }
 
     fn moved<T>(&mut self, now_ms: u64, result: T) -> T {
         self.held_until_ms = now_ms + 2 * NEGOTIATION_CHECK_MS;
-        self.tries = 0;
+        (self.tries, self.spent) = (0, false);
         result
     }
 }

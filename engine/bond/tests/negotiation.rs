@@ -84,6 +84,16 @@ fn run(scores: [[i16; 2]; 2], loss: f64, noise: i16, seed: u64) -> Run {
     out
 }
 
+#[test]
+fn a_flood_of_requests_moves_us_twice_in_half_a_minute_at_most() {
+    for (remote_greater, most) in [(false, 2), (true, 4)] {
+        let mut machine = Negotiation::new(0, remote_greater);
+        // Each about the path that we are not on, and better than what we have.
+        let moves = (0..60_000).step_by(10).filter(|now| machine.asked(*now, true, 0, i16::MAX)).count();
+        assert_eq!(moves, most);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
