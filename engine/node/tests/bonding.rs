@@ -15,6 +15,7 @@ mod rig;
 mod scripted;
 #[path = "bonding/sequences.rs"]
 mod sequences;
+mod stream;
 
 use bond::Seen;
 use bond::config::{Mode, Settings as Written};

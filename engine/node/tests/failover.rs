@@ -6,37 +6,21 @@
 mod common;
 #[path = "../../sim/tests/common/mod.rs"]
 mod lab;
+mod stream;
 
 use common::{Bench, addr, ok_payload, only};
 use lab::{Lab, at, ip, network_with};
 use node::{LocalSocketId, Settings, WarmUp};
 use sim::{HostId, Link, NatKind, Ports, Realm, identity};
+use stream::Got;
 use wire::message::PathRecord;
 use wire::{Address, Root, Suite, Verb, World as WireWorld, WorldKind};
-
-/// What one end got.
-#[derive(Debug, Default)]
-struct Got {
-    sent: u32,
-    /// Number and time of arrival, ms since the stream began.
-    arrivals: Vec<(u32, u64)>,
-}
 
 impl Got {
     /// Longest time between two arrivals after `from_ms`.
     fn gap_ms(&self, from_ms: u64) -> u64 {
         let late = self.arrivals.windows(2).filter(|w| w[1].1 >= from_ms);
         late.map(|w| w[1].1 - w[0].1).max().unwrap_or(u64::MAX)
-    }
-
-    fn lost(&self) -> usize {
-        (0..self.sent).filter(|n| !self.arrivals.iter().any(|(number, _)| number == n)).count()
-    }
-
-    fn twice(&self) -> usize {
-        let mut numbers: Vec<u32> = self.arrivals.iter().map(|(n, _)| *n).collect();
-        numbers.sort();
-        numbers.windows(2).filter(|w| w[0] == w[1]).count()
     }
 
     /// By how many numbers the most overtaken one was overtaken; one is sent a millisecond.
@@ -53,36 +37,12 @@ impl Got {
 /// A frame each way, or only from leaf 0, every millisecond for `ms`; `at_ms` into it `fail` is called. What leaf 1 and
 /// leaf 0 got.
 fn stream(lab: &mut Lab, ms: u64, both: bool, at_ms: u64, fail: impl FnOnce(&mut Lab)) -> [Got; 2] {
-    const DRAIN_MS: u64 = 300;
-    let stacks = [lab.stack(0), lab.stack(1)];
-    let (mut fail, mut got) = (Some(fail), [Got::default(), Got::default()]);
-    for &leaf in &lab.leaves {
-        lab.world.host_mut(leaf).delivered.clear();
-    }
-    for t in 0..ms + DRAIN_MS {
-        if t == at_ms
-            && let Some(fail) = fail.take()
-        {
+    let mut fail = Some(fail);
+    stream::stream(lab, ms, both, |lab, t| {
+        if let Some(fail) = fail.take_if(|_| t == at_ms) {
             fail(lab);
         }
-        for from in (0..2).filter(|from| t < ms && (both || *from == 0)) {
-            let mut ip = vec![0; 24];
-            (ip[0], ip[9]) = (0x45, 253); // RFC 3692: for experiments
-            ip[20..].copy_from_slice(&(t as u32).to_be_bytes());
-            let frame = sim::ethernet(stacks[1 - from].mac, stacks[from].mac, 0x0800, &ip);
-            lab.world.tap(lab.leaves[from], lab.network, &frame);
-            got[from].sent += 1;
-        }
-        lab.world.run_ms(1);
-        for to in 0..2 {
-            for (_, frame) in std::mem::take(&mut lab.world.host_mut(lab.leaves[to]).delivered) {
-                if frame.len() == 38 && frame[23] == 253 {
-                    got[1 - to].arrivals.push((u32::from_be_bytes(frame[34..].try_into().unwrap()), t));
-                }
-            }
-        }
-    }
-    got
+    })
 }
 
 /// Two members, leaf 0 in `realm_of` if that makes a network, who know each other's addresses. Direct unless cut.
