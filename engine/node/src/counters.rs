@@ -246,6 +246,8 @@ numbers! {
         watched_full;
         /// Paths that looked as if nothing that we send over them arrived, and were probed at once.
         path_doubted;
+        /// Paths left because a peer that bonds with us left them.
+        paths_followed;
         /// Paths that went with their socket and are not tried from the next one: too many.
         lost_paths_full;
         /// Frames that went over a new path and over the relay.

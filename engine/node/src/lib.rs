@@ -53,6 +53,7 @@ mod counters;
 mod dispatch;
 mod expect;
 mod filters;
+mod follow;
 mod gate;
 mod gates;
 mod hello;

@@ -321,6 +321,10 @@ pub const WATCH_MISS_DOUBTED_MS: u64 = 85;
 pub const WATCH_DOUBT_MS: u64 = 1_000;
 /// A path that frames left by and nothing came over for this long, while the peer speaks some other way, is doubted. ms.
 pub const WATCH_DOUBT_SILENCE_MS: u64 = 100;
+/// A peer that bonds with us and was silent for this long on a path, while it speaks over another, has left that one. us, ours.
+pub const FOLLOW_AFTER_US: u64 = 30_000;
+/// And if it was so for no longer than this. us, ours.
+pub const FOLLOW_WITHIN_US: u64 = 500_000;
 /// Missed probes that make a path suspect. spec, "Path selection".
 pub const WATCH_MISSES: u8 = 2;
 /// Missed probes that make a doubted path suspect: the second may have come before the answerer's gate was open again.

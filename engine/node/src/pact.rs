@@ -12,6 +12,7 @@ use wire::{Address, Mac, Now, Verb};
 
 use crate::Node;
 use crate::dispatch::Heard;
+use crate::follow;
 use crate::gate::{Bucket, Rate};
 use crate::io::{Event, Output, PlanChange, Receipt};
 use crate::limits::*;
@@ -53,7 +54,7 @@ struct Held {
 #[derive(Debug, Default)]
 struct Counted {
     report: ReceiveReport,
-    newest_us: u64,
+    heard: follow::Heard,
     /// Packets and bytes that were reported, and when.
     told: (u64, u64),
     told_ms: Option<u64>,
@@ -89,6 +90,12 @@ impl Pacts {
     /// Peers, paths that are counted.
     pub(crate) fn sizes(&self) -> [usize; 2] {
         [self.peers.len(), self.paths]
+    }
+
+    /// When a peer's frames came, by path.
+    pub(crate) fn heard(&self, peer: Address) -> impl Iterator<Item = (Path, follow::Heard)> + Clone + '_ {
+        let held = self.peers.get(&peer).into_iter();
+        held.flat_map(|held| held.counted.iter().map(|(path, counted)| (*path, counted.heard)))
     }
 
     pub(crate) fn forget(&mut self, peer: Address) {
@@ -137,9 +144,10 @@ impl Pacts {
         let report = &mut counted.report;
         (report.packets, report.bytes) = (report.packets + came.packets, report.bytes + came.bytes);
         let came_us = now.mono_us.saturating_sub(came.age_us);
-        if came_us >= counted.newest_us {
-            (report.newest, counted.newest_us) = (came.newest, came_us);
+        if came_us >= counted.heard.newest_us {
+            report.newest = came.newest;
         }
+        counted.heard.came(came_us);
         let due_ms = counted.due_ms(now.ms());
         if let Some(at_ms) = std::mem::replace(&mut counted.due_ms, due_ms) {
             self.reports.remove(&(at_ms, peer, path));
@@ -347,6 +355,7 @@ impl Node {
         for came in receipts {
             let path = Path { socket: came.socket, remote: came.remote };
             self.counters.receipts_full += u64::from(!self.pacts.count(now, came.peer, path, came));
+            self.follow(now, came.peer);
         }
         self.pacts_step(now);
     }
@@ -364,7 +373,7 @@ impl Node {
         let Some(counted) = held.counted.get_mut(&path) else { return };
         (counted.due_ms, counted.told_ms) = (None, Some(now.ms()));
         counted.told = (counted.report.packets, counted.report.bytes);
-        let held_us = u32::try_from(now.mono_us.saturating_sub(counted.newest_us)).unwrap_or(u32::MAX);
+        let held_us = u32::try_from(now.mono_us.saturating_sub(counted.heard.newest_us)).unwrap_or(u32::MAX);
         let report = ReceiveReport { epoch, held_us, ..counted.report };
         self.counters.receipts_sent += 1;
         self.tell(now, to, path, &PactMessage::Report(report));

@@ -339,6 +339,49 @@ fn under_load_each_path_is_reported_every_25_ms_over_itself_and_when_idle_never(
     assert_eq!(b.node.gauges().receipt_paths, 2);
 }
 
+/// Frames of the peer come over these ways in turn, one a millisecond, and ours go back.
+fn stream(b: &mut Bench, p: Address, ms: u64, ways: &[(u64, &str)]) {
+    for ms in 0..ms {
+        b.node.handle_receipts(b.now, &[receipt(p, ways[ms as usize % ways.len()], 1, ms)]);
+        b.send_frame(p);
+        b.advance(1);
+    }
+}
+
+fn used_and_other(b: &Bench, p: Address) -> [(u64, &'static str); 2] {
+    let used = b.preferred(p).expect("a path").0;
+    if used == WAY.0 { [WAY, OTHER] } else { [OTHER, WAY] }
+}
+
+#[test]
+fn what_we_send_follows_a_peer_that_bonds_with_us_when_it_leaves_a_path() {
+    for agreed in [true, false] {
+        let (mut b, p) = met();
+        if agreed {
+            says(&mut b, p, offer(7));
+        }
+        stream(&mut b, p, 1000, &[WAY, OTHER]);
+        let [used, other] = used_and_other(&b, p);
+        stream(&mut b, p, 1000, &[used]);
+        assert_eq!(b.preferred(p).map(|way| way.0), Some(used.0), "both carry; so does one");
+        b.silence(p);
+        stream(&mut b, p, 60, &[other]);
+        let (now, followed) = (b.preferred(p).map(|way| way.0), b.node.counters().paths_followed);
+        assert_eq!((now, followed), if agreed { (Some(other.0), 1) } else { (Some(used.0), 0) });
+    }
+}
+
+#[test]
+fn a_path_that_was_left_though_it_works_is_as_good_as_before_once_it_answered() {
+    let (mut b, p) = met();
+    says(&mut b, p, offer(7));
+    let [used, other] = used_and_other(&b, p);
+    for way in [used, other, used, other] {
+        stream(&mut b, p, 3000, &[way]);
+        assert_eq!(b.preferred(p).map(|way| way.0), Some(way.0));
+    }
+}
+
 #[test]
 fn what_comes_slowly_is_reported_once_a_second() {
     let (mut b, p) = met();
