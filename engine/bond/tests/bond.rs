@@ -650,15 +650,15 @@ fn an_icmp_error_is_nothing_to_a_bond_that_decides_as_the_reference() {
 }
 
 #[test]
-fn a_request_over_our_own_path_is_about_the_one_that_the_remote_sends_over() {
-    for other in [false, true] {
+fn a_request_is_about_the_path_that_the_remote_sends_over_whichever_it_came_by() {
+    for (sends_over_other, asks_over_other) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut w = World::new(params(Policy::ActiveBackup), &[("a", 20_000), ("b", 20_000)]);
         w.bond.negotiate(true);
         w.run(1000);
         let ours = w.active();
-        let theirs = if other { 1 - ours } else { ours };
-        w.bond.observe(w.lines[theirs].id, Observed { inbound: 1, ..Observed::default() });
-        w.bond.negotiation_request(at(w.us), w.lines[ours].id, 30_000);
-        assert_eq!(w.active(), theirs);
+        let way = |other: bool| if other { 1 - ours } else { ours };
+        w.bond.observe(w.lines[way(sends_over_other)].id, Observed { inbound: 1, ..Observed::default() });
+        w.bond.negotiation_request(at(w.us), w.lines[way(asks_over_other)].id, 30_000);
+        assert_eq!(w.active(), way(sends_over_other));
     }
 }

@@ -268,6 +268,92 @@ fn a_flow_that_a_real_core_stripes_over_links_of_10_and_30_ms_is_in_order_at_the
     assert!(put * 1000 < SEGMENTS, "{put} of {SEGMENTS}; {:?}", world.hawser.status());
 }
 
+/// The links of the core's data path and of ours.
+fn sides(world: &mut TwoLinks) -> [String; 2] {
+    let us = world.hawser.address().expect("address");
+    let core = world.real.command(json!({"cmd": "bond", "peer": us})).expect("bond");
+    let core = core["bonds"][&us]["active_path"].as_str().and_then(|path| path.split('|').next()).map(str::to_owned);
+    let show = world.hawser.cli(&["bond", "show", world.real.address()]).expect("bond");
+    let paths = show["bond"]["paths"].as_array().cloned().unwrap_or_default();
+    let ours = paths.iter().find(|p| p["id"] == show["bond"]["active"]).and_then(|p| p["link"].as_str());
+    [core.unwrap_or_default(), ours.unwrap_or_default().to_owned()]
+}
+
+/// How the two came to where they are.
+fn story(world: &mut TwoLinks) -> String {
+    let said: Vec<&Value> = world.real.events.iter().map(|e| &e["text"]).filter(|text| text.is_string()).collect();
+    let tail = said.iter().rev().take(20).rev().collect::<Vec<_>>();
+    let told = format!("the core: {tail:#?}");
+    let show = world.hawser.cli(&["bond", "show", world.real.address()]).expect("bond");
+    let asked = ["negotiations_sent", "negotiations_received"].map(|name| world.counter(name));
+    format!("{:?}, asked {asked:?}, {:#}, {told}", sides(world), show["bond"]["decisions"])
+}
+
+/// A gateway and a real core that both negotiate; the core sends over l0, the gateway over l1.
+fn apart(name: &str, links: &Value, slow: Option<&str>) -> TwoLinks {
+    let policy =
+        json!({"basePolicy": "active-backup", "linkSelectMethod": "failure", "negotiate": true, "links": links});
+    let settings = json!({"defaultBondingPolicy": "ab", "policies": {"ab": policy}});
+    let tune = ["failover_interval=2000", "path_negotiation=1", "link_select=optimize"];
+    let mut world = TwoLinks::new(name, &settings, Some("active-backup"), &tune);
+    if let Some(link) = slow {
+        let slow = json!({"cmd": "fault-add", "socket": link, "dir": "both", "delay_ms": 10, "keep_order": true});
+        world.real.command(slow).expect("fault");
+    }
+    world.bonded();
+    let (us, core) = (world.hawser.address().expect("address"), world.real.address().to_owned());
+    let end = Instant::now() + support::SOON;
+    loop {
+        world.traffic();
+        let [core_on, we_on] = sides(&mut world);
+        match [core_on.as_str(), we_on.as_str()] {
+            ["l0", "l1"] => return world,
+            ["l1", _] => drop(world.real.command(json!({"cmd": "bond-rotate", "peer": us})).expect("rotate")),
+            ["l0", "l0"] => drop(world.hawser.cli(&["bond", "rotate", &core]).expect("rotate")),
+            _ => {}
+        }
+        assert!(Instant::now() < end, "{}", story(&mut world));
+    }
+}
+
+/// Traffic goes on until both send over this link, and then for a while.
+fn together(world: &mut TwoLinks, link: &str, limit: Duration) {
+    let end = Instant::now() + limit;
+    while sides(world) != [link, link] {
+        assert!(Instant::now() < end, "{}", story(world));
+        world.traffic();
+    }
+    for _ in 0..20 {
+        world.traffic();
+        assert_eq!(sides(world), [link, link], "{}", story(world));
+    }
+    assert_valid(world);
+}
+
+// spec: bonding, "ACK and path negotiation"
+#[test]
+fn a_gateway_follows_a_real_core_that_asks() {
+    // Both like l0.
+    let mut world = apart("bpn", &json!({}), Some("l1"));
+    let us = world.hawser.address().expect("address");
+    (0..4).for_each(|_| world.traffic());
+    world.real.command(json!({"cmd": "bond-negotiate", "peer": us})).expect("negotiate");
+    // It asks three times in a row, over l1 whichever it means, also for what it counted before.
+    together(&mut world, "l0", 2 * support::SOON);
+    let story = story(&mut world);
+    assert!(world.counter("negotiations_received") >= 1 && story.contains("\"yielded\""), "{story}");
+}
+
+// spec: bonding, "ACK and path negotiation"
+#[test]
+fn a_real_core_follows_a_gateway_that_asks() {
+    // To the core they are alike; we have l0 for a spare.
+    let mut world = apart("bpq", &json!({"l0": {"mode": "spare"}, "l1": {"mode": "primary"}}), None);
+    together(&mut world, "l1", 2 * support::SOON);
+    let story = story(&mut world);
+    assert!(world.counter("negotiations_sent") >= 1 && story.contains("switching to suggested link"), "{story}");
+}
+
 /// The type of the messages by which two of us agree.
 const OURS: u64 = 0x0e56_98a0_bef4_9426;
 

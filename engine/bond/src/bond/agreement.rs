@@ -12,8 +12,8 @@ use crate::path::PathId;
 use crate::tx::TxState;
 
 impl Bond {
-    /// The remote asks us to send on the path over which the request came. A stock core asks over its second path whichever it
-    /// means: where that is our own already, it means the one that it sends over.
+    /// The remote asks us to send on the path that it sends on. A stock core asks over its second path whichever that is, and
+    /// asks again for what it counted before we followed: so the request's own path only counts where no data tells.
     // spec: bonding, "ACK and path negotiation"
     pub fn negotiation_request(&mut self, now: Now, id: PathId, theirs: i16) {
         if !self.negotiation_gate.pass(now.ms()) {
@@ -21,7 +21,7 @@ impl Bond {
             return;
         }
         let Some(active) = self.active else { return };
-        let id = self.inbound.filter(|_| id == active).unwrap_or(id);
+        let id = self.inbound.unwrap_or(id);
         let usable = self.paths.get(id).is_some_and(|p| p.tx.state() == TxState::Good);
         if !self.negotiates || self.params.policy != Policy::ActiveBackup || !usable {
             return;
