@@ -18,7 +18,7 @@ use crate::tunnel::reference::Core;
 /// What bonds at the far end, gateway B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Far {
-    /// Hawser without bonding: like any peer that knows nothing of it
+    /// Hawser without bonding: it answers where our data comes from, as only Hawser does
     Plain,
     /// Hawser with the same policy as A
     Bonded,

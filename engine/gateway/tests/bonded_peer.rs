@@ -301,18 +301,24 @@ fn apart(name: &str, links: &Value, slow: Option<&str>) -> TwoLinks {
         world.real.command(slow).expect("fault");
     }
     world.bonded();
+    part(&mut world);
+    world
+}
+
+/// Makes the core send over l0 and the gateway over l1.
+fn part(world: &mut TwoLinks) {
     let (us, core) = (world.hawser.address().expect("address"), world.real.address().to_owned());
     let end = Instant::now() + support::SOON;
     loop {
         world.traffic();
-        let [core_on, we_on] = sides(&mut world);
+        let [core_on, we_on] = sides(world);
         match [core_on.as_str(), we_on.as_str()] {
-            ["l0", "l1"] => return world,
+            ["l0", "l1"] => return,
             ["l1", _] => drop(world.real.command(json!({"cmd": "bond-rotate", "peer": us})).expect("rotate")),
             ["l0", "l0"] => drop(world.hawser.cli(&["bond", "rotate", &core]).expect("rotate")),
             _ => {}
         }
-        assert!(Instant::now() < end, "{}", story(&mut world));
+        assert!(Instant::now() < end, "{}", story(world));
     }
 }
 
@@ -336,12 +342,18 @@ fn a_gateway_follows_a_real_core_that_asks() {
     // Both like l0.
     let mut world = apart("bpn", &json!({}), Some("l1"));
     let us = world.hawser.address().expect("address");
-    (0..4).for_each(|_| world.traffic());
-    world.real.command(json!({"cmd": "bond-negotiate", "peer": us})).expect("negotiate");
+    let end = Instant::now() + 3 * support::SOON;
+    while !story(&mut world).contains("\"yielded\"") {
+        assert!(Instant::now() < end, "{}", story(&mut world));
+        // On a busy machine l1 may be late enough to be left before anybody asks.
+        part(&mut world);
+        (0..4).for_each(|_| world.traffic());
+        world.real.command(json!({"cmd": "bond-negotiate", "peer": us})).expect("negotiate");
+        world.traffic();
+    }
     // It asks three times in a row, over l1 whichever it means, also for what it counted before.
-    together(&mut world, "l0", 2 * support::SOON);
-    let story = story(&mut world);
-    assert!(world.counter("negotiations_received") >= 1 && story.contains("\"yielded\""), "{story}");
+    together(&mut world, "l0", support::SOON);
+    assert!(world.counter("negotiations_received") >= 1, "{}", story(&mut world));
 }
 
 // spec: bonding, "ACK and path negotiation"
