@@ -112,8 +112,8 @@ pub struct Bond {
     log: DecisionLog,
     counters: Counters,
     active: Option<PathId>,
-    /// The path over which data of the remote came last.
-    inbound: Option<PathId>,
+    /// The path over which most of the remote's data came when some last did, how much, and before which tick.
+    inbound: Option<(PathId, u64, u64)>,
     /// The operator chose the active path; it stays until it fails.
     forced: bool,
     changed_us: u64,
@@ -477,8 +477,8 @@ impl Bond {
         path.load = if seen.load.is_finite() { seen.load.clamp(0.0, RATE_MAX) } else { 0.0 };
         path.inbound += seen.inbound;
         path.outbound += seen.outbound;
-        if seen.inbound > 0 {
-            self.inbound = Some(id);
+        if seen.inbound > 0 && self.inbound.is_none_or(|(_, most, at)| at != self.ticked_us || seen.inbound > most) {
+            self.inbound = Some((id, seen.inbound, self.ticked_us));
         }
     }
 

@@ -657,7 +657,9 @@ fn a_request_is_about_the_path_that_the_remote_sends_over_whichever_it_came_by()
         w.run(1000);
         let ours = w.active();
         let way = |other: bool| if other { 1 - ours } else { ours };
-        w.bond.observe(w.lines[way(sends_over_other)].id, Observed { inbound: 1, ..Observed::default() });
+        for (line, inbound) in [(way(sends_over_other), 9), (1 - way(sends_over_other), 1)] {
+            w.bond.observe(w.lines[line].id, Observed { inbound, ..Observed::default() });
+        }
         w.bond.negotiation_request(at(w.us), w.lines[way(asks_over_other)].id, 30_000);
         assert_eq!(w.active(), way(sends_over_other));
     }

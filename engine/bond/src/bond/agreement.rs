@@ -21,7 +21,7 @@ impl Bond {
             return;
         }
         let Some(active) = self.active else { return };
-        let id = self.inbound.unwrap_or(id);
+        let id = self.inbound.map_or(id, |(most, ..)| most);
         let usable = self.paths.get(id).is_some_and(|p| p.tx.state() == TxState::Good);
         if !self.negotiates || self.params.policy != Policy::ActiveBackup || !usable {
             return;
