@@ -1,7 +1,7 @@
-//! A peer that bonds with us, while we do not bond with it, now sends its frames over another path than before: what we
-//! send follows. Its bond is asked for every few milliseconds by what it carries; ours would need half a second to see that
-//! the path before is dead. That path is suspect until it answers, so that who moved for another reason costs one probe.
-//! It looks at nothing but the receipts of peers that told us to count what comes.
+//! A peer that bonds with us, while we do not bond with it, sends its frames over another path than before: what we send
+//! follows. Its bond asks every few milliseconds, by the frames that it sends, whether their path works; we alone would see
+//! after half a second that it does not. The path before is suspect until it answers, so that a peer that moved for another
+//! reason costs one probe. Only the receipts of peers that asked us to count what comes are looked at.
 
 use wire::{Address, Now};
 
