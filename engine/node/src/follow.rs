@@ -6,51 +6,46 @@
 use wire::{Address, Now};
 
 use crate::Node;
-use crate::limits::{FOLLOW_AFTER_US, FOLLOW_WITHIN_US, WATCH_DOUBT_MS};
+use crate::limits::{FOLLOW_AFTER_US, FOLLOW_FRAMES, FOLLOW_WITHIN_US, WATCH_DOUBT_MS};
 use crate::path::Path;
 
 /// When frames came over one path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Heard {
-    /// The first after a pause.
-    pub(crate) began_us: u64,
     pub(crate) newest_us: u64,
+    /// Without a pause until then.
+    frames: u64,
 }
 
 impl Heard {
-    pub(crate) fn came(&mut self, at_us: u64) {
-        if at_us > self.newest_us + FOLLOW_WITHIN_US {
-            self.began_us = at_us;
-        }
+    pub(crate) fn came(&mut self, at_us: u64, frames: u64) {
+        let goes_on = at_us < self.newest_us + FOLLOW_AFTER_US;
+        self.frames = if goes_on { self.frames + frames } else { frames };
         self.newest_us = self.newest_us.max(at_us);
     }
 
-    /// Frames came by this path until a moment ago and come by the `other` since.
+    /// Many frames came by this path until a moment ago, and by the `other` since.
     fn moved_to(&self, other: &Heard, now_us: u64) -> bool {
         let silence_us = now_us.saturating_sub(self.newest_us);
         let silent = (FOLLOW_AFTER_US..FOLLOW_WITHIN_US).contains(&silence_us);
-        silent && other.begins(now_us) && other.newest_us > self.newest_us
-    }
-
-    fn begins(&self, now_us: u64) -> bool {
-        now_us.saturating_sub(self.began_us) < FOLLOW_WITHIN_US
+        silent && self.frames >= FOLLOW_FRAMES && other.newest_us >= self.newest_us + FOLLOW_AFTER_US / 2
     }
 }
 
 impl Node {
-    /// Frames of `peer` came over some of its paths.
-    pub(crate) fn follow(&mut self, now: Now, peer: Address) {
+    /// Frames of `peer` came over this path, as it was counted.
+    pub(crate) fn follow(&mut self, now: Now, peer: Address, came: Path) {
         if !self.settings.fast_failover || self.bonds.contains(peer) {
             return;
         }
-        if !self.pacts.heard(peer).any(|(_, heard)| heard.begins(now.mono_us)) {
+        let other = self.arrival(came, 0).path;
+        let Some(known) = self.peers.get(peer) else { return };
+        let Some(path) = known.best_slot(now.ms()).map(|slot| slot.path).filter(|path| *path != other) else { return };
+        let usable = known.slot(&other).is_some_and(|slot| slot.alive(now.ms()));
+        if !usable || !self.left_for(now, peer, &path, &other) {
             return;
         }
-        let Some(path) = self.peers.get(peer).and_then(|p| p.best_slot(now.ms())).map(|slot| slot.path) else { return };
-        let Some(other) = self.left_for(now, peer, &path) else { return };
-        let Some(known) = self.peers.get_mut(peer) else { return };
-        let usable = known.slot(&other).is_some_and(|slot| slot.alive(now.ms()));
-        let Some(slot) = known.slot_mut(&path).filter(|_| usable) else { return };
+        let Some(slot) = self.peers.get_mut(peer).and_then(|p| p.slot_mut(&path)) else { return };
         if slot.watch.last_doubt.pass(WATCH_DOUBT_MS, now.ms()) {
             slot.watch.suspect = true;
             slot.watch.doubted = false;
@@ -59,10 +54,13 @@ impl Node {
         }
     }
 
-    /// The path over which the frames of `peer` come since they come no more over this one.
-    fn left_for(&self, now: Now, peer: Address, path: &Path) -> Option<Path> {
-        let heard = self.pacts.heard(peer).map(|(came, heard)| (self.arrival(came, 0).path, heard));
-        let here = heard.clone().filter(|(p, _)| p == path).map(|(_, h)| h).max_by_key(|h| h.newest_us)?;
-        heard.clone().find(|(other, h)| other != path && here.moved_to(h, now.mono_us)).map(|(other, _)| other)
+    /// Whether the frames of `peer` come over the other path since they come no more over this one.
+    fn left_for(&self, now: Now, peer: Address, path: &Path, other: &Path) -> bool {
+        let over = |path: &Path| {
+            let heard = self.pacts.heard(peer).filter(|(came, _)| self.arrival(*came, 0).path == *path);
+            heard.map(|(_, heard)| heard).max_by_key(|heard| heard.newest_us)
+        };
+        let (here, there) = (over(path), over(other));
+        here.zip(there).is_some_and(|(here, there)| here.moved_to(&there, now.mono_us))
     }
 }

@@ -323,6 +323,8 @@ pub const WATCH_DOUBT_MS: u64 = 1_000;
 pub const WATCH_DOUBT_SILENCE_MS: u64 = 100;
 /// A peer that bonds with us and was silent for this long on a path, while it speaks over another, has left that one. us, ours.
 pub const FOLLOW_AFTER_US: u64 = 30_000;
+/// If so many frames came over that one before, with shorter pauses. ours.
+pub const FOLLOW_FRAMES: u64 = 16;
 /// And if it was so for no longer than this. us, ours.
 pub const FOLLOW_WITHIN_US: u64 = 500_000;
 /// Missed probes that make a path suspect. spec, "Path selection".

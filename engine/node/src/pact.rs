@@ -93,7 +93,7 @@ impl Pacts {
     }
 
     /// When a peer's frames came, by path.
-    pub(crate) fn heard(&self, peer: Address) -> impl Iterator<Item = (Path, follow::Heard)> + Clone + '_ {
+    pub(crate) fn heard(&self, peer: Address) -> impl Iterator<Item = (Path, follow::Heard)> + '_ {
         let held = self.peers.get(&peer).into_iter();
         held.flat_map(|held| held.counted.iter().map(|(path, counted)| (*path, counted.heard)))
     }
@@ -147,7 +147,7 @@ impl Pacts {
         if came_us >= counted.heard.newest_us {
             report.newest = came.newest;
         }
-        counted.heard.came(came_us);
+        counted.heard.came(came_us, came.packets);
         let due_ms = counted.due_ms(now.ms());
         if let Some(at_ms) = std::mem::replace(&mut counted.due_ms, due_ms) {
             self.reports.remove(&(at_ms, peer, path));
@@ -355,7 +355,7 @@ impl Node {
         for came in receipts {
             let path = Path { socket: came.socket, remote: came.remote };
             self.counters.receipts_full += u64::from(!self.pacts.count(now, came.peer, path, came));
-            self.follow(now, came.peer);
+            self.follow(now, came.peer, path);
         }
         self.pacts_step(now);
     }
