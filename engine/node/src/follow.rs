@@ -41,26 +41,24 @@ impl Node {
         let other = self.arrival(came, 0).path;
         let Some(known) = self.peers.get(peer) else { return };
         let Some(path) = known.best_slot(now.ms()).map(|slot| slot.path).filter(|path| *path != other) else { return };
+        // Whichever of our sockets and of its ports we use: what fails is a line of the peer, if it has several.
+        let by_address = path.remote.ip() != other.remote.ip();
+        let left = |p: &Path| if by_address { p.remote.ip() == path.remote.ip() } else { *p == path };
         let usable = known.slot(&other).is_some_and(|slot| slot.alive(now.ms()));
-        if !usable || !self.left_for(now, peer, &path, &other) {
-            return;
-        }
-        let Some(slot) = self.peers.get_mut(peer).and_then(|p| p.slot_mut(&path)) else { return };
-        if slot.watch.last_doubt.pass(WATCH_DOUBT_MS, now.ms()) {
-            slot.watch.suspect = true;
-            slot.watch.doubted = false;
-            self.counters.paths_followed += 1;
-            self.path_changed(now, peer);
-        }
-    }
-
-    /// Whether the frames of `peer` come over the other path since they come no more over this one.
-    fn left_for(&self, now: Now, peer: Address, path: &Path, other: &Path) -> bool {
-        let over = |path: &Path| {
-            let heard = self.pacts.heard(peer).filter(|(came, _)| self.arrival(*came, 0).path == *path);
+        let over = |which: &dyn Fn(&Path) -> bool| {
+            let heard = self.pacts.heard(peer).filter(|(came, _)| which(&self.arrival(*came, 0).path));
             heard.map(|(_, heard)| heard).max_by_key(|heard| heard.newest_us)
         };
-        let (here, there) = (over(path), over(other));
-        here.zip(there).is_some_and(|(here, there)| here.moved_to(&there, now.mono_us))
+        let (here, there) = (over(&left), over(&|p| *p == other));
+        let moved = here.zip(there).is_some_and(|(here, there)| here.moved_to(&there, now.mono_us));
+        let Some(known) = self.peers.get_mut(peer).filter(|_| usable && moved) else { return };
+        if !known.slot_mut(&path).is_some_and(|slot| slot.watch.last_doubt.pass(WATCH_DOUBT_MS, now.ms())) {
+            return;
+        }
+        for slot in known.slots.iter_mut().filter(|slot| left(&slot.path)) {
+            (slot.watch.suspect, slot.watch.doubted) = (true, false);
+        }
+        self.counters.paths_followed += 1;
+        self.path_changed(now, peer);
     }
 }

@@ -372,6 +372,18 @@ fn what_we_send_follows_a_peer_that_bonds_with_us_when_it_leaves_a_path() {
 }
 
 #[test]
+fn a_line_of_the_peer_is_left_whichever_of_our_sockets_its_frames_came_to() {
+    let (mut b, p) = met();
+    says(&mut b, p, offer(7));
+    stream(&mut b, p, 1000, &[WAY, OTHER]);
+    let [used, other] = used_and_other(&b, p);
+    stream(&mut b, p, 1000, &[(other.0, used.1)]);
+    b.silence(p);
+    stream(&mut b, p, 60, &[other]);
+    assert_eq!(b.preferred(p).map(|way| way.0), Some(other.0));
+}
+
+#[test]
 fn a_path_that_was_left_though_it_works_is_as_good_as_before_once_it_answered() {
     let (mut b, p) = met();
     says(&mut b, p, offer(7));
