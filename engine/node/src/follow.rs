@@ -41,15 +41,17 @@ impl Node {
         let other = self.arrival(came, 0).path;
         let Some(known) = self.peers.get(peer) else { return };
         let Some(path) = known.best_slot(now.ms()).map(|slot| slot.path).filter(|path| *path != other) else { return };
-        // Whichever of our sockets and of its ports we use: what fails is a line of the peer, if it has several.
+        // Whichever of our sockets and of its ports we use: what fails is a line of the peer, if it has several. The peer may
+        // send to a port of ours that we have no path from.
         let by_address = path.remote.ip() != other.remote.ip();
         let left = |p: &Path| if by_address { p.remote.ip() == path.remote.ip() } else { *p == path };
-        let usable = known.slot(&other).is_some_and(|slot| slot.alive(now.ms()));
+        let taken = |p: &Path| if by_address { p.remote.ip() == other.remote.ip() } else { *p == other };
+        let usable = known.slots.iter().any(|slot| taken(&slot.path) && slot.alive(now.ms()));
         let over = |which: &dyn Fn(&Path) -> bool| {
             let heard = self.pacts.heard(peer).filter(|(came, _)| which(&self.arrival(*came, 0).path));
             heard.map(|(_, heard)| heard).max_by_key(|heard| heard.newest_us)
         };
-        let (here, there) = (over(&left), over(&|p| *p == other));
+        let (here, there) = (over(&left), over(&taken));
         let moved = here.zip(there).is_some_and(|(here, there)| here.moved_to(&there, now.mono_us));
         let Some(known) = self.peers.get_mut(peer).filter(|_| usable && moved) else { return };
         if !known.slot_mut(&path).is_some_and(|slot| slot.watch.last_doubt.pass(WATCH_DOUBT_MS, now.ms())) {

@@ -19,7 +19,7 @@ use crate::dispatch::{Handled, Heard};
 use crate::gate::Stamp;
 use crate::io::Arrival as Came;
 use crate::limits::*;
-use crate::path::Path;
+use crate::path::{Path, Slot};
 use crate::send::Arrival;
 
 /// The peers that bond, and what is to be reported to them.
@@ -244,8 +244,13 @@ impl Node {
         self.send_reports(now);
     }
 
+    /// The peer was proven to be at the far end of this path. It may send to a port of ours that we have no path from, because
+    /// we reach its host from an earlier one.
     pub(crate) fn is_proven(&self, peer: Address, path: &Path) -> bool {
-        self.peers.get(peer).is_some_and(|p| p.slot(path).is_some())
+        let here = |s: &Slot| {
+            s.path == *path || s.path.remote.ip() == path.remote.ip() && self.sockets.contains_key(&path.socket)
+        };
+        self.peers.get(peer).is_some_and(|p| p.slots.iter().any(here))
     }
 
     /// Sends the reports that are due, each over the path that it is about.

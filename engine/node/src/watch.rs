@@ -114,10 +114,12 @@ impl Node {
             }
         }
         let frame = verb.is_some_and(crate::learn::is_nontrivial);
+        let (link, _) = self.place(arrival.path.socket);
         let Some(peer) = self.peers.get_mut(from).filter(|_| !self.bonds.contains(from)) else { return };
         let carries = |s: &&mut Slot| s.last_frame_out.within(WATCH_PROBE_MS, now_ms) && s.alive(now_ms);
         let Some(slot) = peer.slots.iter_mut().filter(carries).max_by_key(|s| s.last_frame_out.get()) else { return };
-        let here = arrival.direct() && slot.path == arrival.path;
+        // Perhaps to a port of ours that we have no path from.
+        let here = arrival.direct() && slot.first == link && slot.path.remote == arrival.path.remote;
         let silent = !slot.last_verified.within(WATCH_DOUBT_SILENCE_MS, now_ms);
         if here && verb == Some(Verb::Echo) || !here && frame && silent {
             self.counters.path_doubted += u64::from(slot.doubt(now_ms));

@@ -13,7 +13,7 @@ use bond::limits::{PACT_ANSWERS_PER_MINUTE, PACT_GIVEN_MS, PACT_HELD_MS, PACT_OF
 use common::*;
 use lab::{Lab, at, ip, network_with};
 use node::limits::*;
-use node::{Event, LocalSocketId, Output, PlanChange, Receipt, Settings};
+use node::{Event, LocalSocketId, Output, PlanChange, Port, Receipt, Settings, Socket};
 use proptest::prelude::*;
 use sim::{Link, Realm};
 use wire::message::{ExtFrame, Features, OrderMark, PactMessage, ReceiveReport, UserMessage};
@@ -379,8 +379,34 @@ fn a_line_of_the_peer_is_left_whichever_of_our_sockets_its_frames_came_to() {
     let [used, other] = used_and_other(&b, p);
     stream(&mut b, p, 1000, &[(other.0, used.1)]);
     b.silence(p);
-    stream(&mut b, p, 60, &[other]);
+    let here = further_port(&mut b, p, other);
+    stream(&mut b, p, 60, &[here]);
     assert_eq!(b.preferred(p).map(|way| way.0), Some(other.0));
+}
+
+/// The same way to a port of ours that we have no path from, because the peer is reached from the first.
+fn further_port(b: &mut Bench, p: Address, (first, remote): (u64, &'static str)) -> (u64, &'static str) {
+    let (id, local, link) =
+        (LocalSocketId(first + 10), addr(&format!("172.16.{first}.1:40001")), format!("link{first}"));
+    b.node.add_socket(b.now, Socket { id, local, link, port: Port::Secondary });
+    b.receive_frame(p, id.0, remote, 0);
+    b.advance(1);
+    assert!(!b.paths(p).contains(&(id.0, addr(remote))));
+    (id.0, remote)
+}
+
+#[test]
+fn who_asks_at_a_port_of_ours_that_we_have_no_path_from_is_answered_and_told_there() {
+    let (mut b, p) = met();
+    let here = further_port(&mut b, p, WAY);
+    b.take();
+    b.receive(p, here.0, here.1, Verb::UserMessage, &payload(offer(7)));
+    b.node.handle_receipts(b.now, &[receipt(p, here, 1, 1)]);
+    b.advance(1000);
+    let sent = b.take_to(p);
+    assert!(matches!(told(&sent)[..], [PactMessage::Answer { nonce: 7, .. }, PactMessage::Report(_)]), "{sent:?}");
+    let there = |s: &&Sent| s.verb == Some(Verb::UserMessage);
+    assert!(sent.iter().filter(there).all(|s| s.socket == Some(here.0)), "{sent:?}");
 }
 
 #[test]

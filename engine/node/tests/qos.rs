@@ -10,7 +10,7 @@ use bond::config::{Bonding, Family, IpPreference, Mode, Policy, PolicySettings, 
 use bond::limits::{GATE_COUNT, LATENCY_MAX_US, QOS_RECORDS_OURS};
 use common::*;
 use node::limits::*;
-use node::{Arrival, LocalSocketId, Output, PlanChange, Settings};
+use node::{Arrival, LocalSocketId, Output, PlanChange, Port, Settings, Socket};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde_json::Value;
@@ -217,6 +217,22 @@ fn a_path_that_the_peer_never_proved_gets_no_report() {
     let sent = b.take_to(p);
     assert!(only(&sent, Verb::QosMeasurement).iter().all(|s| s.remote != addr("44.66.66.66:1")));
     assert!(only(&sent, Verb::Hello).iter().any(|s| s.remote == addr("44.66.66.66:1")), "it is asked to prove it");
+}
+
+#[test]
+fn a_bond_that_sends_to_a_port_of_ours_that_we_have_no_path_from_is_reported_to_from_there() {
+    let (mut b, p) = two_paths();
+    let (id, local) = (LocalSocketId(15), addr("172.16.5.1:40001"));
+    b.node.add_socket(b.now, Socket { id, local, link: "link5".into(), port: Port::Secondary });
+    let here = (15, WAYS[0].1);
+    reports(&mut b, p, here, &RECORD);
+    for _ in 0..20 {
+        odd(&mut b, p, here, Verb::Frame, &frame_payload(), 0);
+        b.advance(500);
+    }
+    assert!(!b.paths(p).contains(&(15, addr(here.1))));
+    let told = told(&b.take_to(p));
+    assert!(told.iter().filter(|(_, socket, ..)| *socket == Some(15)).count() >= 9, "{told:?}");
 }
 
 #[test]

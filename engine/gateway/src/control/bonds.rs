@@ -8,6 +8,7 @@ use bond::link_test::Order;
 use node::PeerStatus;
 use serde_json::{Value, json};
 use tracing::info;
+use wire::message::Features;
 use wire::{Address, Now};
 
 use super::Control;
@@ -49,7 +50,8 @@ impl Control {
     pub(super) fn add_bond(&self, now: Now, object: &mut Value, peer: &PeerStatus, all: bool) {
         let Some(bond) = self.p.node.bond(peer.address) else { return };
         let of = |id: PathId| self.p.node.bond_path(peer.address, id);
-        let places = Places { of: &of, forced: self.p.node.forced_bond_path(peer.address) };
+        let agreed = self.p.node.agreed(peer.address).map_or(Features::NONE, |agreed| agreed.features);
+        let places = Places { of: &of, forced: self.p.node.forced_bond_path(peer.address), agreed };
         objects::bond::add(now, object, peer, bond, &places, all);
     }
 

@@ -13,6 +13,7 @@ use node::{LocalSocketId, PeerStatus};
 use serde_json::{Map, Value, json};
 use wire::Now;
 use wire::endpoint::to_text;
+use wire::message::Features;
 
 /// Where the paths of a bond lead, and what is not the bond's own to know.
 pub struct Places<'a> {
@@ -20,6 +21,8 @@ pub struct Places<'a> {
     pub of: &'a dyn Fn(PathId) -> Option<(LocalSocketId, SocketAddr)>,
     /// All data goes over this path because an operator tests it.
     pub forced: Option<PathId>,
+    /// What the peer does for us.
+    pub agreed: Features,
 }
 
 impl Places<'_> {
@@ -161,9 +164,10 @@ fn own(now: Now, bond: &Bond, places: &Places<'_>, all: bool) -> Value {
         "activeSinceMs": bond.active().map_or(-1, |(_, at)| (us.saturating_sub(at) / 1000) as i64),
         "forced": places.forced.map_or(String::new(), |id| id.to_string()),
         "striping": plan.striping,
+        "agreed": agreed(places.agreed),
         "relay": plan.relay,
         "plans": plan.serial,
-        "paths": bond.paths().iter().map(|p| path(us, bond, p, places)).collect::<Vec<_>>(),
+        "paths": bond.paths().iter().map(|p| path(now, bond, p, places)).collect::<Vec<_>>(),
         "decisionsTotal": bond.decisions_total(),
         "counters": {
             "refusedLink": counts.refused_link,
@@ -181,7 +185,17 @@ fn own(now: Now, bond: &Bond, places: &Places<'_>, all: bool) -> Value {
     object
 }
 
-fn path(us: u64, bond: &Bond, p: &BondPath, places: &Places<'_>) -> Value {
+fn agreed(features: Features) -> Vec<&'static str> {
+    let named = [
+        (Features::ORDER_MARK, "orderMarks"),
+        (Features::REPORTS, "reports"),
+        (Features::DUPLICATES, "duplicatesDropped"),
+    ];
+    named.into_iter().filter(|(feature, _)| features.has(*feature)).map(|(_, name)| name).collect()
+}
+
+fn path(now: Now, bond: &Bond, p: &BondPath, places: &Places<'_>) -> Value {
+    let us = now.mono_us;
     let place = (places.of)(p.id);
     let bits = |bytes: f64| finite(8.0 * bytes).round() as u64;
     json!({
@@ -208,6 +222,8 @@ fn path(us: u64, bond: &Bond, p: &BondPath, places: &Places<'_>) -> Value {
         "flows": p.flows,
         "sentPackets": p.sent_packets,
         "sentBytes": p.sent_bytes,
+        "delivered": p.delivery.rate(now).map_or(-1, |rate| bits(rate) as i64),
+        "deliveredLoss": p.delivery.loss(now).map_or(-1.0, finite),
         "lastAckAgeMs": p.tx.last_ack().map_or(-1, |at| (us.saturating_sub(at) / 1000) as i64),
         "lastReportAgeMs": p.reported_us.map_or(-1, |at| (us.saturating_sub(at) / 1000) as i64),
         "penalty": p.tx.penalty(us).round(),
@@ -355,7 +371,7 @@ mod tests {
         let mut object = objects::peer(now, &peer, |_| 9993, |_| 0);
         let of = |id: PathId| Some((LocalSocketId(id.slot.into()), remote(id.slot.into())));
         let forced = forced.and_then(|n| bond.paths().iter().nth(n)).map(|p| p.id);
-        add(now, &mut object, &peer, &bond, &Places { of: &of, forced }, true);
+        add(now, &mut object, &peer, &bond, &Places { of: &of, forced, agreed: Features::from_bits(5) }, true);
         object
     }
 
@@ -394,6 +410,8 @@ mod tests {
         let shares: f64 = (0..3).filter_map(|n| bond["paths"][n]["share"].as_f64()).sum();
         assert!((shares - 1.0).abs() < 1e-9 && own["share"].as_f64() > bond["paths"][1]["share"].as_f64(), "{bond}");
         assert_eq!((&bond["paths"][2]["state"], &bond["paths"][2]["rttUs"]), (&json!("probing"), &json!(-1)));
+        assert_eq!(bond["agreed"], json!(["orderMarks", "duplicatesDropped"]));
+        assert_eq!((&own["delivered"], &own["deliveredLoss"]), (&json!(-1), &json!(-1.0)), "nobody told us");
     }
 
     #[test]

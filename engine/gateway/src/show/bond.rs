@@ -70,6 +70,17 @@ fn sends_by(peer: &Value) -> String {
     }
 }
 
+/// What the peer does for us because it is a Hawser too.
+fn agreed(bond: &Value) -> String {
+    let in_words = |name: &Value| match name.as_str() {
+        Some("orderMarks") => "order marks",
+        Some("reports") => "receive reports",
+        Some("duplicatesDropped") => "dropping repetitions",
+        _ => "",
+    };
+    items(&bond["agreed"]).iter().map(in_words).collect::<Vec<_>>().join(", ")
+}
+
 fn sum(peer: &Value, key: &str) -> f64 {
     items(&peer["bond"]["paths"]).iter().filter_map(|p| p[key].as_f64()).sum()
 }
@@ -114,6 +125,7 @@ pub fn bond(p: &Value) -> String {
         ("paths that work", links(p)),
         ("sends by", or_dash(sends_by(p))),
         ("striping", striping.into()),
+        ("peer agreed to", agreed(bond)),
         ("select method", text(&bond["selectMethod"])),
         ("failover interval", delay("failoverInterval")),
         ("up delay", delay("upDelay")),

@@ -462,12 +462,12 @@ fn plain<E: Egress>(turn: &mut Turn<'_, '_, E>, frame: &Outgoing<'_>, route: Rou
     }
 }
 
-/// Whether a request for acknowledgement costs no datagram more.
 /// Whether a frame takes no more datagrams with a mark than without.
 fn fits_marked(len: usize, mtu: u16) -> bool {
     datagrams_needed(len + MARKED_LEN, mtu.into()) == datagrams_needed(len, mtu.into())
 }
 
+/// Whether a request for acknowledgement costs no datagram more.
 fn fits_acked(len: usize, mtu: u16) -> bool {
     let mtu = usize::from(mtu);
     len > mtu || len + ACKED_LEN <= mtu

@@ -69,7 +69,8 @@ impl Shard {
         !self.tables.bonds.keeping.is_empty() || !self.tables.bonds.pool.is_bare()
     }
 
-    /// Appends to `report` what was seen of the paths of peers that we bond with, and what came of peers that are told. Some 5 ms after there is news.
+    /// Appends to `report` what was seen of the paths of peers that we bond with, and what came of peers that are told. Some
+    /// 5 ms after there is news.
     pub fn bond_tick(&mut self, now: Now, report: &mut Report) {
         let Tables { peers, bonds, told, .. } = &mut self.tables;
         for address in told.drain(..) {
