@@ -6,7 +6,7 @@
 use wire::{Address, Now};
 
 use crate::Node;
-use crate::limits::{FOLLOW_AFTER_US, FOLLOW_FRAMES, FOLLOW_WITHIN_US, WATCH_DOUBT_MS};
+use crate::limits::{FOLLOW_AFTER_US, FOLLOW_FRAMES, FOLLOW_GAP_MS, FOLLOW_WITHIN_US};
 use crate::path::Path;
 
 /// When frames came over one path.
@@ -54,7 +54,8 @@ impl Node {
         let (here, there) = (over(&left), over(&taken));
         let moved = here.zip(there).is_some_and(|(here, there)| here.moved_to(&there, now.mono_us));
         let Some(known) = self.peers.get_mut(peer).filter(|_| usable && moved) else { return };
-        if !known.slot_mut(&path).is_some_and(|slot| slot.watch.last_doubt.pass(WATCH_DOUBT_MS, now.ms())) {
+        // Whoever bonds with us asks over each of its paths, so a doubt of late says nothing.
+        if !known.slot_mut(&path).is_some_and(|slot| slot.watch.last_left.pass(FOLLOW_GAP_MS, now.ms())) {
             return;
         }
         for slot in known.slots.iter_mut().filter(|slot| left(&slot.path)) {

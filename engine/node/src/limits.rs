@@ -327,6 +327,8 @@ pub const FOLLOW_AFTER_US: u64 = 30_000;
 pub const FOLLOW_FRAMES: u64 = 16;
 /// And if it was so for no longer than this. us, ours.
 pub const FOLLOW_WITHIN_US: u64 = 500_000;
+/// One path is left so at most once in this time. ms, ours.
+pub const FOLLOW_GAP_MS: u64 = 1_000;
 /// Missed probes that make a path suspect. spec, "Path selection".
 pub const WATCH_MISSES: u8 = 2;
 /// Missed probes that make a doubted path suspect: the second may have come before the answerer's gate was open again.

@@ -38,6 +38,8 @@ pub(crate) struct Watch {
     /// Something said that what we send over it does not arrive: probed at once, and only an answer helps.
     pub(crate) doubted: bool,
     pub(crate) last_doubt: Stamp,
+    /// When the peer was last followed away from it.
+    pub(crate) last_left: Stamp,
     /// When something last came that its owner, an upstream, relayed.
     pub(crate) relayed: Stamp,
 }
@@ -88,8 +90,8 @@ impl Slot {
     pub(crate) fn verified(&mut self, now_ms: u64, answer: bool) {
         self.last_verified.set(now_ms);
         if answer || !(self.watch.suspect || self.watch.doubted) {
-            let Watch { last_probe, last_doubt, relayed, .. } = self.watch;
-            self.watch = Watch { last_probe, last_doubt, relayed, ..Watch::default() };
+            let Watch { last_probe, last_doubt, last_left, relayed, .. } = self.watch;
+            self.watch = Watch { last_probe, last_doubt, last_left, relayed, ..Watch::default() };
         }
     }
 

@@ -364,6 +364,10 @@ fn what_we_send_follows_a_peer_that_bonds_with_us_when_it_leaves_a_path() {
         let [used, other] = used_and_other(&b, p);
         stream(&mut b, p, 1000, &[used]);
         assert_eq!(b.preferred(p).map(|way| way.0), Some(used.0), "both carry; so does one");
+        // As a bond does, which makes us look whether we are heard.
+        b.receive(p, used.0, used.1, Verb::Echo, &[7; 8]);
+        assert!(b.node.counters().path_doubted > 0);
+        stream(&mut b, p, 100, &[used]);
         b.silence(p);
         stream(&mut b, p, 60, &[other]);
         let (now, followed) = (b.preferred(p).map(|way| way.0), b.node.counters().paths_followed);
