@@ -27,6 +27,8 @@ pub struct Waiting<T> {
     pub len: usize,
     /// Hash of what makes its flow one.
     pub flow: u64,
+    /// The receiver puts it in order.
+    pub numbered: bool,
     /// Counts packets in the order in which they came.
     pub order: u64,
     /// When it came.
@@ -192,11 +194,10 @@ impl<T: Copy> FairQueue<T> {
         spilled.map_or(Ok(()), Err)
     }
 
-    /// The length of the packet that is next, and its flow.
-    pub fn front(&mut self) -> Option<(usize, u64)> {
+    /// The packet that is next.
+    pub fn front(&mut self) -> Option<&Waiting<T>> {
         let q = self.turn()?;
-        let packet = &self.slots[self.queues[q].head as usize].packet;
-        Some((packet.len, packet.flow))
+        Some(&self.slots[self.queues[q].head as usize].packet)
     }
 
     /// The packet of [`FairQueue::front`].

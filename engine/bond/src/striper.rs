@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::fair_queue::{FairQueue, Popped, WAITING_MAX, Waiting};
+use crate::limits::RESEQUENCE_HOLD_MAX_US;
 use crate::model::{PathModel, TARGET_MAX_NS};
 
 /// Packets bound to one path at most.
@@ -16,6 +17,14 @@ const LIGHT_MAX: usize = 256;
 const LATE_NS: u64 = 1_000_000;
 /// A path has this much bound to it beyond the difference of delays. ns. spec: 2 x target queue of 5 ms.
 const SLACK_NS: u64 = 10_000_000;
+/// How much is sent over paths is looked at this often. ns.
+const LOOK_NS: u64 = 50_000_000;
+/// A path that carried this share of its rate meanwhile is full.
+const FULL: f64 = 0.9;
+/// Packets that the receiver puts in order need not wait for full paths longer than this. ns.
+const EARLY_QUEUE_NS: u64 = 1_500_000;
+/// It may hold others for them so long, less what they come late anyway. ns.
+const EARLY_MAX_NS: u64 = RESEQUENCE_HOLD_MAX_US * 1000 - SLACK_NS;
 /// Between two requests for acknowledgement on one path. ns. spec: one per 2 to 10 ms.
 const REQUEST_GAP_NS: u64 = 2_000_000;
 /// Or this many packets while nobody knows what a path carries: the first bursts tell.
@@ -57,6 +66,10 @@ struct Bound<T> {
     requested_ns: u64,
     /// Packets since then.
     unasked: u32,
+    /// Bytes since all paths were last looked at.
+    sent: usize,
+    /// All nearer ones are full, and what the receiver puts in order may arrive so much later by this one. ns.
+    early_ns: u64,
 }
 
 /// The queue in front of several paths.
@@ -69,6 +82,7 @@ pub struct Striper<T> {
     light: VecDeque<(T, usize)>,
     offered: u64,
     requests: u64,
+    looked_ns: u64,
 }
 
 impl<T: Copy> Striper<T> {
@@ -81,6 +95,7 @@ impl<T: Copy> Striper<T> {
             light: VecDeque::new(),
             offered: 0,
             requests: 0,
+            looked_ns: now_ns,
         };
         striper.rebuild(now_ns, models.into_iter().map(Lane::New));
         striper
@@ -97,6 +112,8 @@ impl<T: Copy> Striper<T> {
             next_ns: now_ns,
             requested_ns: 0,
             unasked: 0,
+            sent: 0,
+            early_ns: 0,
         };
         let mut again: Vec<Waiting<T>> = self.again.drain(..).collect();
         again.extend(old.iter_mut().flatten().flat_map(|l| std::iter::from_fn(|| l.queue.serve())));
@@ -148,11 +165,22 @@ impl<T: Copy> Striper<T> {
     /// Takes a packet of a large flow. When the queue is full a packet comes back that is to be dropped: not this one, but the
     /// oldest of the flow that takes most of the room. `flow` is the hash that [`Selector::select`](crate::Selector) takes.
     pub fn offer(&mut self, now_ns: u64, flow: u64, item: T, len: usize) -> Result<(), T> {
+        self.take(Waiting { item, len, flow, numbered: false, order: 0, since_ns: now_ns })
+    }
+
+    /// The same for a packet that the receiver puts in order by its number. It takes a path as soon as the nearer ones are
+    /// full, and not only once the queue in front of them is as long as it is farther: senders that keep their queues short
+    /// would never fill it.
+    pub fn offer_numbered(&mut self, now_ns: u64, flow: u64, item: T, len: usize) -> Result<(), T> {
+        self.take(Waiting { item, len, flow, numbered: true, order: 0, since_ns: now_ns })
+    }
+
+    fn take(&mut self, packet: Waiting<T>) -> Result<(), T> {
         if self.lanes.is_empty() {
-            return Err(item);
+            return Err(packet.item);
         }
         self.offered += 1;
-        self.waiting.push(Waiting { item, len, flow, order: self.offered, since_ns: now_ns })
+        self.waiting.push(Waiting { order: self.offered, ..packet })
     }
 
     /// Takes a packet of a light flow: it passes what waits, on the path with the smallest delay.
@@ -172,6 +200,9 @@ impl<T: Copy> Striper<T> {
 
     /// What is to be done now. Call until there is nothing.
     pub fn poll(&mut self, now_ns: u64) -> Option<Out<T>> {
+        if now_ns.saturating_sub(self.looked_ns) >= LOOK_NS {
+            self.look(now_ns);
+        }
         if let Some(item) = self.bind(now_ns) {
             return Some(Out::Drop(item));
         }
@@ -183,6 +214,7 @@ impl<T: Copy> Striper<T> {
         let limited = now_ns <= lane.next_ns + LATE_NS / 4;
         lane.next_ns = lane.next_ns.max(now_ns.saturating_sub(LATE_NS)) + wire_ns(len, lane.model.pace());
         lane.unasked += 1;
+        lane.sent += len;
         let wanted = now_ns.saturating_sub(lane.requested_ns) >= REQUEST_GAP_NS
             || lane.model.wants_more() && lane.unasked >= REQUEST_FIRST;
         let request = wanted.then(|| {
@@ -199,17 +231,37 @@ impl<T: Copy> Striper<T> {
         self.lanes.iter().filter(|l| !l.is_empty()).map(|l| l.next_ns).min()
     }
 
+    /// Finds out which paths are full, and so which others may be used early.
+    fn look(&mut self, now_ns: u64) {
+        let took = now_ns - std::mem::replace(&mut self.looked_ns, now_ns);
+        let is_full = |l: &Bound<T>| l.sent as f64 * 1e9 >= FULL * l.model.rate() * took as f64;
+        let Some(nearest) = self.lanes.iter().map(|l| l.model.delay_ns()).min() else { return };
+        // The nearest that is not full: those behind it are for what comes in order.
+        let roomy = self.lanes.iter().filter(|l| !is_full(l)).map(|l| l.model.delay_ns()).min().unwrap_or(u64::MAX);
+        for lane in &mut self.lanes {
+            let later = lane.model.delay_ns() - nearest;
+            let early = later.saturating_sub(EARLY_QUEUE_NS).min(EARLY_MAX_NS);
+            lane.early_ns = if lane.model.delay_ns() <= roomy { early } else { 0 };
+            lane.sent = 0;
+        }
+    }
+
     /// Binds what waits to paths, as far ahead as the paths' delays differ. Some packet if it is to be dropped.
     fn bind(&mut self, now_ns: u64) -> Option<T> {
         loop {
-            let (len, flow) = match self.again.front() {
-                Some(packet) => (packet.len, packet.flow),
+            let next = match self.again.front() {
+                Some(packet) => packet,
                 None => self.waiting.front()?,
             };
+            let (len, flow, numbered) = (next.len, next.flow, next.numbered);
             let reach = |l: &Bound<T>| l.model.wire_ns(len) + l.model.delay_ns();
             let arrival = |l: &Bound<T>| {
                 let ahead = l.queue.ahead(flow);
-                l.model.arrival_ns(l.free_ns(now_ns, ahead), ahead, len)
+                l.model.arrival_ns(l.free_ns(now_ns, ahead), ahead, len).saturating_sub(if numbered {
+                    l.early_ns
+                } else {
+                    0
+                })
             };
             let longest = self.lanes.iter().map(reach).max()?;
             let lane = self.lanes.iter_mut().min_by_key(|l| arrival(l))?;

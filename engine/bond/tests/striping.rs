@@ -94,6 +94,8 @@ fn one_connection_gets_the_sum_of_300_and_80_mbit() {
 }
 
 mod plans {
+    use std::collections::BTreeSet;
+
     use bond::model::PathModel;
     use bond::striper::{Lane, Out, Striper};
 
@@ -111,6 +113,48 @@ mod plans {
             now = striper.next_ns().unwrap_or(u64::MAX).max(now + 1);
         }
         out
+    }
+
+    /// What each of two links of 10 Mbit/s, 10 and 30 ms, carries in three seconds of a sender that never has more than five
+    /// packets wait, and by how much they came too late after a second.
+    fn short_queue(numbered: bool) -> ([u32; 2], u64) {
+        const RATE: u64 = 1_250_000;
+        let delays = [10_000_000, 30_000_000];
+        let mut striper = Striper::new(0, [model(20), model(60)]);
+        let (mut free, mut acks, mut carried) = ([0; 2], BTreeSet::<(u64, usize, u64)>::new(), [0; 2]);
+        let (mut newest, mut late) = (0, 0);
+        for now in (0..3_000_000_000).step_by(100_000) {
+            while striper.len() < 5 {
+                let _ = match numbered {
+                    true => striper.offer_numbered(now, 7, 0, 1400),
+                    false => striper.offer(now, 7, 0, 1400),
+                };
+            }
+            while acks.first().is_some_and(|(at, ..)| *at <= now) {
+                let Some((_, path, request)) = acks.pop_first() else { break };
+                striper.acked(now, path, request);
+            }
+            while let Some(out) = striper.poll(now) {
+                let Out::Send { path, request, .. } = out else { continue };
+                free[path] = now.max(free[path]) + 1400 * 1_000_000_000 / RATE;
+                let arrives = free[path] + delays[path];
+                acks.extend(request.map(|request| (arrives + 10_000_000, path, request)));
+                carried[path] += 1;
+                if now > 1_000_000_000 {
+                    late = late.max(newest - arrives.min(newest));
+                }
+                newest = newest.max(arrives);
+            }
+        }
+        (carried, late)
+    }
+
+    #[test]
+    fn a_sender_with_a_short_queue_fills_a_farther_path_only_if_the_receiver_puts_in_order() {
+        let (carried, late) = short_queue(false);
+        assert!(carried[0] > 2400 && carried[1] < 50 && late == 0, "{carried:?} {late}");
+        let (carried, late) = short_queue(true);
+        assert!(carried[0] > 2400 && carried[1] > 2000 && late < 25_000_000, "{carried:?} {late}");
     }
 
     #[test]

@@ -377,7 +377,8 @@ impl Bonded {
         counters.striped += 1;
         let mut len = frame.len();
         let mtu = self.lanes.iter().map(|lane| lane.route.mtu).min().unwrap_or(0);
-        if self.bonding.marks && fits_marked(len, mtu) && pool.may_mark(handle) {
+        let marked = self.bonding.marks && fits_marked(len, mtu) && pool.may_mark(handle);
+        if marked {
             pool.mark(handle, self.marks.next(turn.now_us, flow));
             counters.marks_out += 1;
             len += MARKED_LEN;
@@ -395,7 +396,11 @@ impl Bonded {
             };
             Striper::new(now_ns, lanes.iter_mut().zip(&plan.paths).map(model))
         });
-        if let Err(dropped) = striper.offer(now_ns, flow, handle, len) {
+        let offered = match marked {
+            true => striper.offer_numbered(now_ns, flow, handle, len),
+            false => striper.offer(now_ns, flow, handle, len),
+        };
+        if let Err(dropped) = offered {
             pool.free(dropped);
             counters.stripe_dropped += 1;
         }
