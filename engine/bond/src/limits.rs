@@ -196,6 +196,12 @@ pub const ELEPHANT_BACK_US: u64 = 60_000_000;
 pub const ELEPHANT_PACKETS: u32 = 32;
 /// us, spec.
 pub const ELEPHANT_WINDOW_US: u64 = 100_000;
+/// A path whose delay is greater by no more than this is as near as the nearest. us, ours.
+pub const NEAR_US: u64 = 5_000;
+/// Flows that are not spread keep to the nearest paths below this share of what these carry. ours.
+pub const LIGHT_SHARE: f64 = 0.5;
+/// By what they carried in this time. us, ours.
+pub const LIGHT_WINDOW_US: u64 = 100_000;
 /// A path that acknowledged something within this time is known well enough to stripe over. us, ours.
 pub const FRESH_US: u64 = 2_000_000;
 /// A weight that changed by less than this share is not published. ours.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::compat::balance::{self, RoundRobin};
 use crate::config::Policy;
 use crate::flow_table::{Flow, FlowTable};
-use crate::limits::{AVOID_GAP_US, MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US};
+use crate::limits::{
+    AVOID_GAP_US, LIGHT_SHARE, LIGHT_WINDOW_US, MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US, NEAR_US,
+};
 use crate::path::PathId;
 use crate::plan::{CompatRules, Plan};
 use crate::rendezvous;
@@ -41,11 +43,32 @@ pub struct Counters {
     pub relayed: u64,
 }
 
+/// What flows that are not spread packet by packet carried of late.
+#[derive(Clone, Copy, Debug, Default)]
+struct Light {
+    since_us: u64,
+    bytes: usize,
+    /// bytes/s.
+    rate: f64,
+}
+
+impl Light {
+    fn count(&mut self, len: usize, now_us: u64) {
+        let took_us = now_us.saturating_sub(self.since_us);
+        if took_us >= LIGHT_WINDOW_US {
+            self.rate = self.bytes as f64 * 1e6 / took_us as f64;
+            (self.bytes, self.since_us) = (0, now_us);
+        }
+        self.bytes += len;
+    }
+}
+
 /// One shard's sending half of one bond.
 #[derive(Clone, Debug)]
 pub struct Selector {
     plan: Arc<Plan>,
     flows: FlowTable,
+    light: Light,
     /// balance-rr: when each path of the plan will have sent what it was given, us.
     free_us: Vec<f64>,
     /// balance-rr of `compat` mode.
@@ -64,6 +87,7 @@ impl Selector {
             turns: turns(&plan),
             plan,
             flows: FlowTable::new(flows),
+            light: Light::default(),
             free_us,
             moved_us: 0,
             avoided_us: 0,
@@ -123,7 +147,8 @@ impl Selector {
             let home = compat_home(plan, rules, entry, new, flow);
             (entry.home, entry.epoch) = (home as u8, plan.epoch);
         } else if new || entry.epoch != plan.epoch {
-            let weights = plan.paths.iter().map(|p| (p.key, p.weight));
+            let far_us = far_us(plan, self.light.rate);
+            let weights = plan.paths.iter().map(|p| (p.key, if p.delay_us > far_us { 0.0 } else { p.weight }));
             let home = rendezvous::choose(plan.secret, flow, weights).unwrap_or(0);
             (entry.home, entry.epoch) = (home as u8, plan.epoch);
         }
@@ -133,6 +158,7 @@ impl Selector {
         if large && plan.striping && plan.policy == Policy::BalanceAware {
             return Choice::Striped;
         }
+        self.light.count(len, now_us);
         if new {
             entry.path = name(home);
             self.counters.assigned += 1;
@@ -196,6 +222,17 @@ impl Selector {
         self.free_us[best] = free.min(now + 100_000.0);
         path.id
     }
+}
+
+/// No flow gets a home that is farther than this, if flows that are not spread carry so many bytes/s. Where large flows are
+/// spread over all paths, the others can do with the nearest, as long as they leave much of them free.
+fn far_us(plan: &Plan, light: f64) -> u64 {
+    if plan.policy != Policy::BalanceAware {
+        return u64::MAX;
+    }
+    let far_us = plan.paths.iter().map(|p| p.delay_us).min().unwrap_or(0) + NEAR_US;
+    let near: f64 = plan.paths.iter().filter(|p| p.delay_us <= far_us).map(|p| p.rate).sum();
+    if light < LIGHT_SHARE * near { far_us } else { u64::MAX }
 }
 
 /// balance-rr as asked for; the machine takes one packet more than it is told. // defect B16

@@ -53,6 +53,51 @@ fn ports_of_one_parity_use_both_paths() {
     assert!((100..200).contains(&on_first), "{on_first}");
 }
 
+mod near {
+    use std::sync::Arc;
+
+    use bond::config::Policy;
+    use bond::plan::PlanPath;
+    use bond::{Choice, PathId, Plan, Selector};
+
+    /// Paths of 8 and 2 MB/s, 10 and 30 ms.
+    fn shard(policy: Policy, delays_us: [u64; 2]) -> Selector {
+        let path = |slot: u8| PlanPath {
+            id: PathId { slot, generation: 1 },
+            key: u64::from(slot),
+            weight: [8e6, 2e6][usize::from(slot)],
+            rate: [8e6, 2e6][usize::from(slot)],
+            delay_us: delays_us[usize::from(slot)],
+        };
+        let paths = vec![path(0), path(1)];
+        Selector::new(Arc::new(Plan { epoch: 1, policy, secret: 9, paths, striping: true, ..Plan::default() }), 4096)
+    }
+
+    /// Shares of `flows` new flows, ten packets of each, so many bytes/s of them, that go to the second path.
+    fn share_of_second(shard: &mut Selector, flows: u64, rate: f64) -> f64 {
+        let mut second = 0;
+        for n in 0..10 * flows {
+            let now_us = 1_000_000 + (n as f64 * 1400.0 * 1e6 / rate) as u64;
+            let choice = shard.select(n % flows, 1400, now_us);
+            second += u64::from(choice == Choice::Path(PathId { slot: 1, generation: 1 }));
+        }
+        second as f64 / (10 * flows) as f64
+    }
+
+    #[test]
+    fn light_flows_keep_to_the_nearest_path_while_they_leave_half_of_it_free() {
+        let second = |policy, delays_us, rate| share_of_second(&mut shard(policy, delays_us), 1000, rate);
+        let (far, near) = ([10_000, 30_000], [10_000, 14_000]);
+        assert_eq!(second(Policy::BalanceAware, far, 2e6), 0.0);
+        // 1,000 flows come within the first 0.2 s, and those after 0.1 s fall as the weights say.
+        let beyond = second(Policy::BalanceAware, far, 7e6);
+        assert!((0.05..0.17).contains(&beyond), "{beyond}");
+        let equal = second(Policy::BalanceAware, near, 2e6);
+        assert!((equal - 0.2).abs() < 0.05, "{equal}");
+        assert!(second(Policy::BalanceXor, far, 2e6) > 0.1, "by the weights alone");
+    }
+}
+
 mod compat {
     use std::sync::Arc;
 
