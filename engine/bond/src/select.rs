@@ -6,9 +6,7 @@ use std::sync::Arc;
 use crate::compat::balance::{self, RoundRobin};
 use crate::config::Policy;
 use crate::flow_table::{Flow, FlowTable};
-use crate::limits::{
-    AVOID_GAP_US, LIGHT_SHARE, LIGHT_WINDOW_US, MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US, NEAR_US,
-};
+use crate::limits::{AVOID_GAP_US, LIGHT_SHARE, LIGHT_WINDOW_US, MOVE_AFTER_US, MOVE_GAP_US, MOVE_IDLE_US, NEAR_US};
 use crate::path::PathId;
 use crate::plan::{CompatRules, Plan};
 use crate::rendezvous;
