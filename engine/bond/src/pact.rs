@@ -203,6 +203,11 @@ impl Pact {
         Ok(())
     }
 
+    /// Frames are not put in order any more. The peer hears of it as soon as it marks one.
+    pub fn stop_ordering(&mut self) {
+        self.given = self.given.map(|(features, until_ms)| (features.without(Features::ORDER_MARK), until_ms));
+    }
+
     /// A marked frame came although nothing is agreed on: what to tell the peer, now and then.
     pub fn stray_mark(&mut self, now_ms: u64) -> Option<PactMessage> {
         let given = self.given(now_ms).has(Features::ORDER_MARK);

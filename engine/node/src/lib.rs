@@ -309,6 +309,7 @@ impl Node {
     pub fn set_settings(&mut self, now: Now, settings: Settings) {
         self.settings = settings;
         self.bonds_configured(now);
+        self.pacts_configured(now);
         self.plan_all(now);
     }
 

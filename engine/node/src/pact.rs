@@ -176,6 +176,17 @@ impl Node {
         self.pact_step(now, peer);
     }
 
+    /// The settings changed: what we do not do any more is not agreed to either.
+    pub(crate) fn pacts_configured(&mut self, now: Now) {
+        if self.settings.resequence {
+            return;
+        }
+        for peer in self.pacts.peers.keys().copied().collect::<Vec<_>>() {
+            self.pacts.peers.get_mut(&peer).into_iter().for_each(|held| held.pact.stop_ordering());
+            self.pact_changed(now, peer);
+        }
+    }
+
     /// Sends the offers and reports that are due, and ends what is over.
     pub(crate) fn pacts_step(&mut self, now: Now) {
         while let Some(&(at_ms, peer)) = self.pacts.due.first().filter(|(at_ms, _)| *at_ms <= now.ms()) {
@@ -314,6 +325,7 @@ impl Node {
             self.counters.pacts_full += 1;
             return;
         };
+        let features = if self.settings.resequence { features } else { features.without(Features::ORDER_MARK) };
         match held.pact.offered(now.ms(), features, nonce, wire::recent::WIDE_IDS as u32) {
             Ok(answer) => {
                 // The shards know before the peer does.

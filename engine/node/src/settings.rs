@@ -54,6 +54,8 @@ pub struct Settings {
     /// Probe paths that carry frames but bring nothing back, and leave them after two missed probes. Sends a few
     /// packets that ZeroTierOne would not send.
     pub fast_failover: bool,
+    /// Frames that a Hawser numbers are put in order, which is what it is told.
+    pub resequence: bool,
     /// Frames over a new direct path go by the relay as well. A peer that does not know repeated packets, as ZeroTierOne,
     /// delivers them twice.
     pub warm_up: WarmUp,
@@ -75,6 +77,7 @@ impl Default for Settings {
             controller: false,
             allow_loopback: false,
             fast_failover: true,
+            resequence: true,
             warm_up: WarmUp::default(),
             port_spread: true,
             salsa_only: false,

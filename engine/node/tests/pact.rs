@@ -571,6 +571,26 @@ fn they_agree_over_paths_that_lose_every_fifth_packet_each_way() {
 }
 
 #[test]
+fn who_does_not_put_in_order_agrees_to_the_rest_and_says_so_when_that_changes() {
+    let (mut b, p) = met();
+    let answers = |b: &mut Bench| -> Vec<(Features, u64)> {
+        let answer =
+            |m| if let PactMessage::Answer { features, nonce, .. } = m { Some((features, nonce)) } else { None };
+        told(&b.take_to(p)).into_iter().filter_map(answer).collect()
+    };
+    says(&mut b, p, offer(7));
+    assert_eq!(answers(&mut b), [(Features::ALL, 7)]);
+    b.node.set_settings(b.now, Settings { resequence: false, ..Settings::default() });
+    let rest = Features::ALL.without(Features::ORDER_MARK);
+    assert_eq!(shards(&mut b, p).1, Some(rest));
+    let (frame, _) = ext_frame(&b, p, ExtFrame::MARKED, &OrderMark(77).to_bytes());
+    b.receive(p, WAY.0, WAY.1, Verb::ExtFrame, &frame);
+    assert_eq!(answers(&mut b), [(Features::NONE, 0)], "so that it asks again");
+    says(&mut b, p, offer(8));
+    assert_eq!(answers(&mut b), [(rest, 8)]);
+}
+
+#[test]
 fn a_bond_that_ends_takes_the_agreement_back() {
     let mut lab = pair(7, Settings::default());
     pings(&mut lab, 5);

@@ -44,6 +44,7 @@ pub fn node_settings(
         port_spread: port_spread.unwrap_or(!conf.settings.no_port_spread),
         salsa_only: conf.settings.salsa_only,
         fast_failover: !(failover.off || conf.settings.no_fast_failover),
+        resequence: !conf.settings.no_resequence,
         warm_up: failover.warm_up.unwrap_or(conf.settings.warm_up),
         bonding,
     }

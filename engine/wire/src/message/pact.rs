@@ -60,6 +60,11 @@ impl Features {
         Features(self.0 & other.0)
     }
 
+    /// Those that are not in the other.
+    pub const fn without(self, other: Features) -> Features {
+        Features(self.0 & !other.0)
+    }
+
     /// All of `other` are among them.
     pub const fn has(self, other: Features) -> bool {
         self.0 & other.0 == other.0
