@@ -179,10 +179,12 @@ impl Moment {
         self.kernel[0].since(&before.kernel[0], "Tcp.RetransSegs")
     }
 
-    /// Segments that host B had already, as when its acknowledgements were lost and not the data.
+    /// Segments that host B had already, as when its acknowledgements were lost and not the data. B counts those that came
+    /// joined as one, and what it says of them may be lost: the greater of what it counted and what A heard of it.
     pub fn needless_since(&self, before: &Moment) -> u64 {
-        let of = |name: &str| self.kernel[1].since(&before.kernel[1], name);
-        of("TcpExt.TCPDSACKOldSent") + of("TcpExt.TCPDSACKOfoSent")
+        let of = |host: usize, name: &str| self.kernel[host].since(&before.kernel[host], name);
+        let counted = of(1, "TcpExt.TCPDSACKOldSent") + of(1, "TcpExt.TCPDSACKOfoSent");
+        counted.max(of(0, "TcpExt.TCPDSACKRecvSegs"))
     }
 }
 

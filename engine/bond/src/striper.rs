@@ -257,11 +257,8 @@ impl<T: Copy> Striper<T> {
             let reach = |l: &Bound<T>| l.model.wire_ns(len) + l.model.delay_ns();
             let arrival = |l: &Bound<T>| {
                 let ahead = l.queue.ahead(flow);
-                l.model.arrival_ns(l.free_ns(now_ns, ahead), ahead, len).saturating_sub(if numbered {
-                    l.early_ns
-                } else {
-                    0
-                })
+                let early = if numbered { l.early_ns } else { 0 };
+                l.model.arrival_ns(l.free_ns(now_ns, ahead), ahead, len).saturating_sub(early)
             };
             let longest = self.lanes.iter().map(reach).max()?;
             let lane = self.lanes.iter_mut().min_by_key(|l| arrival(l))?;
