@@ -400,6 +400,19 @@ fn further_port(b: &mut Bench, p: Address, (first, remote): (u64, &'static str))
 }
 
 #[test]
+fn frames_to_a_port_of_ours_that_we_have_no_path_from_cast_no_doubt_on_the_first() {
+    let (mut b, p) = met();
+    let [used, _] = used_and_other(&b, p);
+    let here = further_port(&mut b, p, used);
+    for _ in 0..20 {
+        b.send_frame(p);
+        b.advance(150);
+        b.receive_frame(p, here.0, here.1, 0);
+    }
+    assert_eq!(b.node.counters().path_doubted, 0);
+}
+
+#[test]
 fn who_asks_at_a_port_of_ours_that_we_have_no_path_from_is_answered_and_told_there() {
     let (mut b, p) = met();
     let here = further_port(&mut b, p, WAY);
